@@ -1,0 +1,6 @@
+//! The API of Nestling (`nestling.dev/v1alpha1`) as Rust types, and the names, labels and versions that every program
+//! shares. Pure: nothing here talks to a network.
+
+pub mod labels;
+pub mod names;
+pub mod v1alpha1;

@@ -1,0 +1,8 @@
+//! The node agent: every tenant's kubelet and kube-proxy on one host node.
+//!
+//! Data flow: `control` learns from the operator which tenants the node serves; for each, `tenant` runs one task group:
+//! `node` keeps the tenant's Node object, `pods` (with `volumes`) turns the tenant's pods into host pods and mirrors what
+//! becomes of them, `proxy` turns its Services into rules. `server` is the kubelet API for all tenants; it finds pods
+//! through the `tenant::Tenants` registry and streams through `cri`.
+
+pub mod tenant;

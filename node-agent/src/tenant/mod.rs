@@ -1,0 +1,81 @@
+//! One tenant on this node: what the operator said of it, clients with this node's identities in it, and the stores
+//! that its task group fills.
+//!
+//! [`Tenants`] is the registry that the kubelet API looks tenants up in.
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::Store;
+use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, RwLock};
+
+/// What the operator says of a tenant, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSpec {
+    pub uid: TenantUid,
+    /// Namespace and name of the `VirtualCluster`, for people.
+    pub namespace: String,
+    pub name: String,
+    pub workload_namespace: WorkloadNamespace,
+    /// `https://<address>:<port>` of the tenant's apiserver.
+    pub endpoint: String,
+    /// PEM bundle that the apiserver's serving certificate chains to.
+    pub ca_bundle: Vec<u8>,
+    pub service_cidrs: Vec<IpNet>,
+    /// The tenant's kube-dns Service.
+    pub dns_address: IpAddr,
+    /// The tenant's `kubernetes` Service.
+    pub kubernetes_address: IpAddr,
+    pub cluster_domain: String,
+    /// `v1.37.2`.
+    pub version: String,
+    /// Caps on what the tenant sees of the node, as Kubernetes quantities.
+    pub capacity: BTreeMap<String, String>,
+    pub draining: bool,
+}
+
+/// A tenant as the parts of its task group see it.
+pub struct Tenant {
+    pub spec: TenantSpec,
+    pub node: NodeName,
+    /// The tenant's API as `system:node:<node>`.
+    pub kubelet: kube::Client,
+    /// The tenant's API as this node's proxy (Services, EndpointSlices, ServiceCIDRs, Nodes).
+    pub proxy: kube::Client,
+    /// The host's API, with the agent's own rights.
+    pub host: kube::Client,
+    pub stores: PodStores,
+}
+
+/// The pods of one tenant on this node, both sides; filled by the `pods` task.
+#[derive(Clone)]
+pub struct PodStores {
+    /// Tenant pods with `spec.nodeName` = this node.
+    pub tenant: Store<Pod>,
+    /// Host pods in the workload namespace labelled with this tenant and node.
+    pub host: Store<Pod>,
+}
+
+/// The tenants that this node serves now, by UID.
+#[derive(Clone, Default)]
+pub struct Tenants(Arc<RwLock<HashMap<TenantUid, Arc<Tenant>>>>);
+
+impl Tenants {
+    pub fn get(&self, uid: &TenantUid) -> Option<Arc<Tenant>> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(uid).cloned()
+    }
+
+    pub fn insert(&self, tenant: Arc<Tenant>) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(tenant.spec.uid.clone(), tenant);
+    }
+
+    pub fn remove(&self, uid: &TenantUid) -> Option<Arc<Tenant>> {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(uid)
+    }
+
+    pub fn all(&self) -> Vec<Arc<Tenant>> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).values().cloned().collect()
+    }
+}
