@@ -2,5 +2,7 @@
 //! shares. Pure: nothing here talks to a network.
 
 pub mod labels;
+pub mod managed_flags;
 pub mod names;
 pub mod v1alpha1;
+pub mod versions;

@@ -129,11 +129,7 @@ pub fn hash65(parts: &[&str]) -> String {
 /// `<prefix>-<hash>`, the prefix cut and cleaned so that the whole is a DNS label.
 fn readable(prefix: &str, hash: &str) -> String {
     let room = MAX_NAME - HASH_LENGTH - 1;
-    let cleaned: String = prefix
-        .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
-        .take(room)
-        .collect();
+    let cleaned: String = prefix.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).take(room).collect();
     // RFC 1035 labels (Services) must begin with a letter; the hash may begin with a digit but stands at the end.
     let trimmed = cleaned.trim_matches('-');
     match trimmed.chars().next() {
