@@ -1,0 +1,134 @@
+//! The way to the operator's control API, for node agents and cloud controller managers.
+
+use nestling_control_api::v1alpha1::control_client::ControlClient;
+use nestling_control_api::{PORT, TOKEN_PATH};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// A peer that vanished without a word is noticed after both.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_ANSWER: Duration = Duration::from_secs(5);
+
+/// Flags for reaching the operator, to be flattened into a program's arguments.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ControlArgs {
+    /// The operator's control API. The host part is also the name that its certificate must carry.
+    #[arg(long, env = "NESTLING_OPERATOR", default_value_t = format!("https://nestling-operator.nestling-system.svc:{PORT}"), value_name = "URL")]
+    pub operator: String,
+
+    /// Connect to this address instead of resolving the name: a pod on the host's network may have no cluster DNS.
+    #[arg(long, env = "NESTLING_OPERATOR_ADDRESS", value_name = "IP")]
+    pub operator_address: Option<IpAddr>,
+
+    /// File with the projected service-account token for the control API; read anew for each call.
+    #[arg(long, env = "NESTLING_OPERATOR_TOKEN_FILE", default_value = TOKEN_PATH, value_name = "FILE")]
+    pub operator_token_file: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("{url:?} is not the URL of a control API, such as https://name:8443")]
+    Url { url: String },
+    #[error("cannot prepare the connection to the operator")]
+    Endpoint(#[source] tonic::transport::Error),
+    #[error("cannot read the token {}", path.display())]
+    Token {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the token is not a bearer token")]
+    TokenFormat(#[source] InvalidMetadataValue),
+}
+
+/// A connection to the operator: made when first used, and again whenever it broke.
+#[derive(Clone, Debug)]
+pub struct Control {
+    channel: Channel,
+    token_file: PathBuf,
+}
+
+impl Control {
+    /// `ca` is the PEM bundle of the control CA.
+    pub fn new(args: &ControlArgs, ca: &[u8]) -> Result<Self, ControlError> {
+        let (host, port) = split(&args.operator).ok_or_else(|| ControlError::Url { url: args.operator.clone() })?;
+        let dial = match args.operator_address {
+            Some(address) => format!("https://{}", SocketAddr::new(address, port)),
+            None => format!("https://{host}:{port}"),
+        };
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(host);
+        let endpoint = Endpoint::from_shared(dial)
+            .and_then(|endpoint| endpoint.tls_config(tls))
+            .map_err(ControlError::Endpoint)?
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true);
+        Ok(Self { channel: endpoint.connect_lazy(), token_file: args.operator_token_file.clone() })
+    }
+
+    pub fn client(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.channel.clone())
+    }
+
+    /// `message` with the caller's token.
+    pub async fn request<T>(&self, message: T) -> Result<Request<T>, ControlError> {
+        let token = tokio::fs::read_to_string(&self.token_file)
+            .await
+            .map_err(|source| ControlError::Token { path: self.token_file.clone(), source })?;
+        let mut header: MetadataValue<Ascii> = format!("Bearer {}", token.trim()).parse().map_err(ControlError::TokenFormat)?;
+        header.set_sensitive(true);
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", header);
+        Ok(request)
+    }
+}
+
+/// Host and port of `https://host[:port]`.
+fn split(url: &str) -> Option<(&str, u16)> {
+    let authority = url.strip_prefix("https://")?.trim_end_matches('/');
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse().ok()?),
+        None => (authority, PORT),
+    };
+    (!host.is_empty() && !host.contains(['/', ':', '@'])).then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_split() {
+        assert_eq!(split("https://operator.svc:8443"), Some(("operator.svc", 8443)));
+        assert_eq!(split("https://operator.svc/"), Some(("operator.svc", PORT)));
+        for wrong in ["http://operator.svc", "operator.svc:8443", "https://", "https://a:b", "https://a/b"] {
+            assert_eq!(split(wrong), None, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_call_reads_the_token_anew() {
+        crate::tls::install_provider();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = rcgen::CertificateParams::new(["ca".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let args = ControlArgs {
+            operator: "https://operator.svc:8443".into(),
+            operator_address: Some([127, 0, 0, 1].into()),
+            operator_token_file: file.path().into(),
+        };
+        let control = Control::new(&args, ca.pem().as_bytes()).unwrap();
+        for token in ["one", "two\n"] {
+            std::fs::write(file.path(), token).unwrap();
+            let request = control.request(()).await.unwrap();
+            assert_eq!(request.metadata().get("authorization").unwrap(), &format!("Bearer {}", token.trim()));
+        }
+    }
+}

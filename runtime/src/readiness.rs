@@ -1,0 +1,126 @@
+//! Readiness as handles: whoever needs time to get ready takes a named handle, and the process is ready when no handle
+//! is left. So a new component cannot be forgotten, and `/readyz` can say what is being waited for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What the process still waits for. Clones share one state.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    names: BTreeMap<u64, String>,
+}
+
+/// Something that is not ready yet; dropping it says that it is.
+#[derive(Debug)]
+#[must_use = "dropping the handle at once means ready at once"]
+pub struct Pending {
+    id: u64,
+    readiness: Readiness,
+}
+
+/// Something whose readiness comes and goes, such as a connection. Starts closed; dropping it takes it out of the count.
+#[derive(Debug)]
+pub struct Gate {
+    name: String,
+    readiness: Readiness,
+    closed: Option<Pending>,
+}
+
+impl Readiness {
+    /// Not ready until the handle is dropped.
+    pub fn pending(&self, name: impl Into<String>) -> Pending {
+        let mut waiting = self.lock();
+        let id = waiting.next;
+        waiting.next += 1;
+        waiting.names.insert(id, name.into());
+        drop(waiting);
+        Pending { id, readiness: self.clone() }
+    }
+
+    /// Not ready while the gate is closed.
+    pub fn gate(&self, name: impl Into<String>) -> Gate {
+        let name = name.into();
+        let closed = Some(self.pending(name.clone()));
+        Gate { name, readiness: self.clone(), closed }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.lock().names.is_empty()
+    }
+
+    /// Names of what is being waited for, each once, in the order they were taken.
+    pub fn waiting_for(&self) -> Vec<String> {
+        let waiting = self.lock();
+        let mut names: Vec<String> = Vec::new();
+        for name in waiting.names.values() {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.readiness.lock().names.remove(&self.id);
+    }
+}
+
+impl Gate {
+    pub fn set_ready(&mut self, ready: bool) {
+        if ready {
+            self.closed = None;
+        } else if self.closed.is_none() {
+            self.closed = Some(self.readiness.pending(self.name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_when_the_last_handle_is_dropped() {
+        let readiness = Readiness::default();
+        assert!(readiness.is_ready());
+        let watch = readiness.pending("watch");
+        let cache = readiness.pending("cache");
+        assert_eq!(readiness.waiting_for(), ["watch", "cache"]);
+        drop(watch);
+        assert_eq!(readiness.waiting_for(), ["cache"]);
+        drop(cache);
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_gate_opens_and_closes() {
+        let readiness = Readiness::default();
+        let mut gate = readiness.gate("operator");
+        assert!(!readiness.is_ready());
+        gate.set_ready(true);
+        assert!(readiness.is_ready());
+        gate.set_ready(false);
+        gate.set_ready(false);
+        assert_eq!(readiness.waiting_for(), ["operator"]);
+        drop(gate);
+        assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_name_is_reported_once() {
+        let readiness = Readiness::default();
+        let _a = readiness.pending("tenant");
+        let _b = readiness.pending("tenant");
+        assert_eq!(readiness.waiting_for(), ["tenant"]);
+    }
+}
