@@ -1,0 +1,1 @@
+//! Service ranges of tenants, taken from the operator's pool.

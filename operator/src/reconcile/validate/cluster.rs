@@ -1,0 +1,140 @@
+//! What a spec means once nothing in it can be wrong.
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
+use nestling_crds::v1alpha1::{DeletionPolicy, ExposeType, PodSecurity, Topology, ZoneSpread};
+use nestling_crds::versions::Version;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// A `VirtualCluster` whose every field has been understood.
+#[derive(Clone, Debug)]
+pub struct ValidatedCluster {
+    pub uid: TenantUid,
+    pub name: String,
+    pub namespace: String,
+    /// Reference to the `VirtualCluster`, for the objects that go with it.
+    pub owner: OwnerReference,
+    /// Namespace of the installation.
+    pub system_namespace: String,
+    /// Host and port of the control API, for the cloud controller manager.
+    pub control_url: String,
+    pub version: Version,
+    pub images: Images,
+    pub topology: Topology,
+    /// Replicas of each control-plane part.
+    pub replicas: i32,
+    /// etcd members.
+    pub members: i32,
+    /// Node to which a `SingleNode` cluster is pinned; always there with that topology.
+    pub pinned_node: Option<NodeName>,
+    pub service_cidr: IpNet,
+    /// First address of the range: the tenant's `kubernetes` Service.
+    pub kubernetes_address: IpAddr,
+    /// Tenth address of the range: the tenant's `kube-dns` Service.
+    pub dns_address: IpAddr,
+    pub cluster_domain: String,
+    pub workload_namespace: WorkloadNamespace,
+    pub api_server: ApiServerSettings,
+    pub controller_manager: ControllerManagerSettings,
+    pub scheduler: SchedulerSettings,
+    /// As the cloud controller manager's `--controllers`.
+    pub cloud_controllers: Vec<String>,
+    pub placement: PlacementSettings,
+    pub etcd_placement: PlacementSettings,
+    pub storage: Storage,
+    /// etcd's `--quota-backend-bytes`.
+    pub etcd_quota_bytes: u64,
+    pub expose: ExposeSettings,
+    /// Labels of the host nodes that serve the tenant.
+    pub node_selector: BTreeMap<String, String>,
+    /// What the tenant sees of each node at most.
+    pub node_capacity: BTreeMap<String, Quantity>,
+    pub pod_security: PodSecurity,
+    pub network_policy: bool,
+    pub quota: BTreeMap<String, Quantity>,
+    pub deletion_policy: DeletionPolicy,
+}
+
+/// Full image references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    pub api_server: String,
+    pub controller_manager: String,
+    pub scheduler: String,
+    pub etcd: String,
+    pub coredns: String,
+    pub cloud_controller: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ApiServerSettings {
+    pub extra_args: BTreeMap<String, String>,
+    pub resources: Option<ResourceRequirements>,
+    /// Further names in the serving certificate.
+    pub cert_sans: Vec<San>,
+    pub files: ConfigFiles,
+}
+
+/// Upstream configuration files of kube-apiserver, as JSON (which is YAML).
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFiles {
+    /// `AuthenticationConfiguration`; always there, because it is what keeps anonymous requests to the health endpoints.
+    pub authentication: String,
+    pub audit: Option<String>,
+    pub encryption: Option<String>,
+    pub admission: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ControllerManagerSettings {
+    pub controllers: Vec<String>,
+    pub extra_args: BTreeMap<String, String>,
+    pub resources: Option<ResourceRequirements>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SchedulerSettings {
+    pub profiles: Vec<serde_json::Value>,
+    pub extra_args: BTreeMap<String, String>,
+    pub resources: Option<ResourceRequirements>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct PlacementSettings {
+    pub node_selector: BTreeMap<String, String>,
+    pub tolerations: Vec<Toleration>,
+    pub priority_class: Option<String>,
+    pub zone_spread: ZoneSpread,
+}
+
+/// Where etcd's data lives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Storage {
+    Volume {
+        size: Quantity,
+        class: Option<String>,
+    },
+    /// Gone with the pod.
+    Memory {
+        size: Quantity,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct ExposeSettings {
+    pub type_: ExposeType,
+    pub hostname: Option<String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A name in a serving certificate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum San {
+    Dns(String),
+    Ip(IpAddr),
+    Uri(String),
+}
