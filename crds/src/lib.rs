@@ -3,6 +3,7 @@
 
 pub mod labels;
 pub mod managed_flags;
+pub mod manifest;
 pub mod names;
 pub mod v1alpha1;
 pub mod versions;

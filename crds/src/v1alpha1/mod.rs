@@ -1,10 +1,24 @@
 //! `nestling.dev/v1alpha1`: the `VirtualCluster` a platform team applies.
 //!
-//! `spec.rs` is what a user asks for (every field has a default: `spec: {}` is a working cluster), `status.rs` what the
-//! operator reports. Defaults live with the fields.
+//! `spec.rs` is what a user asks for, with one file for each of its larger parts (every field has a default: `spec: {}`
+//! is a working cluster); `status.rs` is what the operator reports. Defaults live with the fields, refusals in `rules/`.
+//! Doc comments on fields are the API's documentation: `kubectl explain` prints them.
 
+mod control_plane;
+mod etcd;
+mod network;
+mod nodes;
+mod placement;
+mod raw;
+pub mod rules;
 mod spec;
 mod status;
 
+pub use control_plane::*;
+pub use etcd::*;
+pub use network::*;
+pub use nodes::*;
+pub use placement::*;
+pub use raw::*;
 pub use spec::*;
 pub use status::*;

@@ -5,6 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// What the operator has seen and done.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualClusterStatus {
@@ -27,17 +28,19 @@ pub struct VirtualClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_namespace: Option<String>,
     /// Service range in force.
-    #[serde(rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
-    #[serde(default)]
+    #[serde(default, rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
+    /// What holds and what does not, each with a reason and a sentence for people. `Ready` sums them up.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// The control plane, part by part.
     #[serde(default)]
     pub components: Vec<ComponentStatus>,
+    /// The members of etcd.
     #[serde(default)]
     pub etcd: EtcdStatus,
+    /// The tenant's nodes.
     #[serde(default)]
     pub nodes: NodesStatus,
     /// Control-plane replicas that exist; for the scale subresource.
@@ -48,53 +51,76 @@ pub struct VirtualClusterStatus {
     pub selector: String,
 }
 
+/// One word for people.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Nothing has been done yet.
     Pending,
+    /// On its way to its first `Ready`.
     Provisioning,
+    /// Can be used.
     Ready,
+    /// Was ready once and something is missing now.
     Degraded,
+    /// Left alone by the operator (`spec.paused`).
     Paused,
+    /// Being removed.
     Deleting,
+    /// The spec cannot be carried out; condition `Valid` says why.
     Invalid,
 }
 
+/// A key of a Secret in the namespace of the `VirtualCluster`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct KubeconfigRef {
+    /// Name of the Secret.
     pub name: String,
     /// Key inside the Secret.
     pub key: String,
 }
 
+/// A part of the control plane.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ComponentStatus {
     /// `kube-apiserver`, `etcd`, …
     pub name: String,
+    /// Version of its image.
     pub version: String,
+    /// Replicas that are wanted.
     pub replicas: i32,
+    /// Replicas that are ready.
     pub ready_replicas: i32,
+    /// Replicas that run the newest configuration.
     pub updated_replicas: i32,
 }
 
+/// The tenant's etcd.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EtcdStatus {
+    /// Each member.
     pub members: Vec<EtcdMember>,
 }
 
+/// A member of etcd.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EtcdMember {
+    /// Name of the member, which is that of its pod.
     pub name: String,
+    /// Whether it answers.
     pub ready: bool,
 }
 
+/// The tenant's nodes in numbers.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct NodesStatus {
+    /// Nodes whose condition `Ready` is true.
     pub ready: i32,
+    /// All nodes.
     pub total: i32,
 }
 

@@ -1,0 +1,121 @@
+//! The tenant's control plane: replicas, and what is particular to each of its programs.
+
+use super::{Placement, Raw, rules};
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The tenant's control plane.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControlPlane {
+    /// Replicas of each control-plane part. Odd with topology `Stacked`, 1 with `SingleNode`. More than 1 is not supported yet.
+    #[schemars(range(min = 0, max = 9), extend("x-kubernetes-validations" = rules::replicas()))]
+    pub replicas: i32,
+    /// kube-apiserver.
+    pub api_server: ApiServer,
+    /// kube-controller-manager.
+    pub controller_manager: ControllerManager,
+    /// kube-scheduler.
+    pub scheduler: Scheduler,
+    /// cloud-controller-manager: tells the tenant about the host, its cloud.
+    pub cloud_controller_manager: CloudControllerManager,
+    /// Where the control plane's pods go on the host.
+    pub placement: Placement,
+}
+
+impl Default for ControlPlane {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            api_server: ApiServer::default(),
+            controller_manager: ControllerManager::default(),
+            scheduler: Scheduler::default(),
+            cloud_controller_manager: CloudControllerManager::default(),
+            placement: Placement::default(),
+        }
+    }
+}
+
+/// The tenant's kube-apiserver.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ApiServer {
+    /// Further kube-apiserver flags, without the leading dashes. Flags that the operator manages are refused.
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::api_server_args()))]
+    pub extra_args: BTreeMap<String, String>,
+    /// Requests and limits of the container. A CPU limit slows the start of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Further DNS names and IP addresses in the serving certificate.
+    #[serde(rename = "certSANs")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253)), extend("x-kubernetes-validations" = rules::cert_sans()))]
+    pub cert_sans: Vec<String>,
+    /// `AuthenticationConfiguration` (apiserver.config.k8s.io), e.g. OIDC issuers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Raw>,
+    /// `AuthorizationConfiguration` (apiserver.config.k8s.io).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Raw>,
+    /// Audit `Policy` (audit.k8s.io).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Raw>,
+    /// `EncryptionConfiguration` (apiserver.config.k8s.io).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Raw>,
+    /// `AdmissionConfiguration` (apiserver.config.k8s.io).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Raw>,
+}
+
+/// The tenant's kube-controller-manager.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControllerManager {
+    /// Controllers to run, as kube-controller-manager's `--controllers`: `*`, `name`, `-name`.
+    #[schemars(length(min = 1, max = 64), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::controllers()))]
+    pub controllers: Vec<String>,
+    /// Further kube-controller-manager flags, without the leading dashes. Flags that the operator manages are refused.
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::controller_manager_args()))]
+    pub extra_args: BTreeMap<String, String>,
+    /// Requests and limits of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+impl Default for ControllerManager {
+    fn default() -> Self {
+        Self { controllers: vec!["*".into()], extra_args: BTreeMap::new(), resources: None }
+    }
+}
+
+/// The tenant's own kube-scheduler.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Scheduler {
+    /// `profiles` of `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1).
+    #[schemars(length(max = 16))]
+    pub profiles: Vec<Raw>,
+    /// Further kube-scheduler flags, without the leading dashes. Flags that the operator manages are refused.
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::scheduler_args()))]
+    pub extra_args: BTreeMap<String, String>,
+    /// Requests and limits of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// The tenant's cloud-controller-manager; the host is the cloud.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CloudControllerManager {
+    /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`.
+    #[schemars(length(min = 1, max = 16), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::cloud_controllers()))]
+    pub controllers: Vec<String>,
+}
+
+impl Default for CloudControllerManager {
+    fn default() -> Self {
+        Self { controllers: vec!["*".into()] }
+    }
+}
