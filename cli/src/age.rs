@@ -1,0 +1,56 @@
+//! Durations as kubectl prints them.
+
+use jiff::Timestamp;
+
+/// Time since `then`, with two units where the first is small. The thresholds are those of kubectl's columns.
+pub fn since(then: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(then) = then else { return "<unknown>".to_owned() };
+    let seconds = now.as_second() - then.as_second();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        ..-1 => "<invalid>".to_owned(),
+        -1..0 => "0s".to_owned(),
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, 'm', seconds % 60, 's'),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, 'h', minutes % 60, 'm'),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, 'd', hours % 24, 'h'),
+        691_200..63_072_000 => format!("{days}d"),
+        63_072_000..252_288_000 => two(days / 365, 'y', days % 365, 'd'),
+        _ => format!("{}y", days / 365),
+    }
+}
+
+fn two(first: i64, first_unit: char, second: i64, second_unit: char) -> String {
+    if second == 0 { format!("{first}{first_unit}") } else { format!("{first}{first_unit}{second}{second_unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_kubectls() {
+        let now = Timestamp::from_second(1_000_000_000).unwrap();
+        let age = |seconds: i64| since(Some(Timestamp::from_second(1_000_000_000 - seconds).unwrap()), now);
+        for (seconds, text) in [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (150, "2m30s"),
+            (700, "11m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (86_400, "24h"),
+            (180_000, "2d2h"),
+            (864_000, "10d"),
+            (70_000_000, "2y80d"),
+            (300_000_000, "9y"),
+            (-5, "<invalid>"),
+        ] {
+            assert_eq!(age(seconds), text, "{seconds}");
+        }
+        assert_eq!(since(None, now), "<unknown>");
+    }
+}
