@@ -1,0 +1,136 @@
+//! Breaking parts of the cluster and mending them, as tests of everything above need it.
+
+use std::time::{Duration, Instant};
+
+use super::down::{self, DownError};
+use super::files::FileError;
+use super::launch::{self, LaunchError};
+use super::network::{self, NetworkError};
+use super::state::State;
+use super::topology::{CONTROL, Node, TopologyError};
+use super::unit::{self, UnitSpec};
+use super::workdir::WorkDir;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    #[error("there is no host cluster here: run `hostcluster up` first")]
+    NoCluster,
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error("the cluster has no {0}")]
+    NoNode(String),
+    #[error("{0} is running already")]
+    Running(String),
+    #[error("cannot stop the node")]
+    Stop(#[from] DownError),
+    #[error("cannot change the network")]
+    Network(#[from] NetworkError),
+    #[error("cannot read the node's unit")]
+    Unit(#[from] FileError),
+    #[error("unit")]
+    Launch(#[from] LaunchError),
+    #[error("{unit} runs no {service}")]
+    NoService { unit: String, service: String },
+    #[error("{service} of {unit} did not start again within {} s", .after.as_secs())]
+    NotRestarted { unit: String, service: String, after: Duration },
+}
+
+/// Nodes the cluster was brought up with.
+pub fn nodes(work: &WorkDir) -> Result<Vec<Node>, FaultError> {
+    Ok(Node::all(State::read(work).ok_or(FaultError::NoCluster)?.nodes)?)
+}
+
+pub fn node(work: &WorkDir, name: &str) -> Result<Node, FaultError> {
+    let node = Node::parse(name)?;
+    if nodes(work)?.contains(&node) { Ok(node) } else { Err(FaultError::NoNode(name.to_owned())) }
+}
+
+/// Power off. The cable goes first, so that dying processes do not say good-bye on their connections.
+pub async fn kill(work: &WorkDir, node: Node) -> Result<(), FaultError> {
+    if unit::holder(work, &node.name()).is_some() {
+        network::set_link(work, node, false).await?;
+    }
+    Ok(down::stop_unit(work, &node.name()).await?)
+}
+
+/// Power on: a new kernel network and an empty `/run`, the same disks.
+pub async fn start(work: &WorkDir, node: Node) -> Result<(), FaultError> {
+    let name = node.name();
+    if unit::holder(work, &name).is_some() {
+        return Err(FaultError::Running(name));
+    }
+    network::plug_in(work, node).await?;
+    network::route(work, &nodes(work)?).await?;
+    let spec = UnitSpec::read(&UnitSpec::path(&work.unit(&name)))?;
+    Ok(launch::start(work, &spec).await?)
+}
+
+pub async fn partition(work: &WorkDir, node: Node) -> Result<(), FaultError> {
+    Ok(network::set_link(work, node, false).await?)
+}
+
+pub async fn heal(work: &WorkDir, node: Node) -> Result<(), FaultError> {
+    Ok(network::set_link(work, node, true).await?)
+}
+
+/// How a service is ended before its supervisor starts it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGTERM, and SIGKILL when that takes longer than 20 seconds.
+    Graceful,
+    Crash,
+}
+
+/// The unit and service that a short name on the command line means.
+pub fn service_of(service: &str, node: Option<Node>) -> (String, String) {
+    let control = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+    let full = control.iter().find(|full| full.trim_start_matches("kube-") == service).map_or(service, |full| *full);
+    let unit = match node {
+        Some(node) if !control.contains(&full) => node.name(),
+        _ => CONTROL.to_owned(),
+    };
+    (unit, full.to_owned())
+}
+
+/// Ends a service and waits until its supervisor has started it again.
+pub async fn restart(work: &WorkDir, unit: &str, service: &str, ending: Ending) -> Result<(), FaultError> {
+    let after = Duration::from_secs(60);
+    let missing = || FaultError::NoService { unit: unit.to_owned(), service: service.to_owned() };
+    let before = *unit::services(work, unit).get(service).ok_or_else(missing)?;
+    signal(work, unit, before.pid, if ending == Ending::Graceful { "TERM" } else { "KILL" }).await?;
+    let started = Instant::now();
+    let mut insisted = ending == Ending::Crash;
+    while unit::services(work, unit).get(service).is_none_or(|now| now.starts == before.starts) {
+        if started.elapsed() > after {
+            return Err(FaultError::NotRestarted { unit: unit.to_owned(), service: service.to_owned(), after });
+        }
+        if !insisted && started.elapsed() > Duration::from_secs(20) {
+            insisted = true;
+            if unit::services(work, unit).get(service) == Some(&before) {
+                signal(work, unit, before.pid, "KILL").await?;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// By the number the process has inside the unit. It cannot have been given away: the supervisor collects and tells in one step.
+async fn signal(work: &WorkDir, unit: &str, pid: i32, signal: &str) -> Result<(), LaunchError> {
+    launch::run_inside(work, unit, ["sh", "-c", &format!("kill -{signal} {pid}")])?.output().await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_mean_the_right_unit() {
+        let node = Some(Node::parse("node-2").unwrap());
+        assert_eq!(service_of("kubelet", node), ("node-2".to_owned(), "kubelet".to_owned()));
+        assert_eq!(service_of("kube-proxy", node), ("node-2".to_owned(), "kube-proxy".to_owned()));
+        assert_eq!(service_of("apiserver", None), ("control".to_owned(), "kube-apiserver".to_owned()));
+        assert_eq!(service_of("scheduler", node), ("control".to_owned(), "kube-scheduler".to_owned()));
+    }
+}
