@@ -1,0 +1,31 @@
+//! `make demo` and `make demo-down`, after the host cluster is up and the images are there: installs the chart, makes an
+//! example tenant with a workload, and says how to go on.
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use nestling_e2e::demo;
+
+/// Installs Nestling into a host cluster and shows a tenant.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install or upgrade the chart.
+    Install,
+    /// Make the example tenant and its workload, and print how to use it.
+    Tenant,
+    /// Remove the example tenant and the installation from the cluster that KUBECONFIG names.
+    Uninstall,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        Command::Install => demo::install().context("install the chart"),
+        Command::Tenant => demo::tenant().context("make the example tenant"),
+        Command::Uninstall => demo::uninstall().context("remove the installation"),
+    }
+}

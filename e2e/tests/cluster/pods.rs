@@ -1,0 +1,155 @@
+//! What a pod sees of its specification, and what its status says.
+
+use anyhow::{Result, ensure};
+use nestling_e2e::suite::images::BUSYBOX;
+use nestling_e2e::suite::{eventually, shared};
+use std::time::Duration;
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn environment_expansion_downward_api_and_service_variables() -> Result<()> {
+    let ns = shared()?.namespace("environment")?;
+    ns.run(&["create", "service", "clusterip", "store", "--tcp=80:8080"])?;
+    ns.run(&["create", "configmap", "settings", "--from-literal=MODE=fast"])?;
+    ns.run(&["create", "secret", "generic", "keys", "--from-literal=TOKEN=s3cret"])?;
+    // Service variables are fixed when the pod starts, so the Service must have reached the node's agent before.
+    let address = ns.field("service/store", ".spec.clusterIP")?;
+    ns.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: show, labels: {{tier: front}}, annotations: {{note: here}}}}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: {BUSYBOX}
+    command: [sh, -c, 'env; cat /info/labels; hostname']
+    resources: {{requests: {{cpu: 20m}}, limits: {{memory: 64Mi}}}}
+    envFrom: [{{configMapRef: {{name: settings}}}}]
+    env:
+    - {{name: BASE, value: abc}}
+    - {{name: EXPANDED, value: '$(BASE)-$(STORE_SERVICE_HOST)-$$(BASE)'}}
+    - {{name: SECRET, valueFrom: {{secretKeyRef: {{name: keys, key: TOKEN}}}}}}
+    - {{name: POD, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}
+    - {{name: NAMESPACE, valueFrom: {{fieldRef: {{fieldPath: metadata.namespace}}}}}}
+    - {{name: POD_UID, valueFrom: {{fieldRef: {{fieldPath: metadata.uid}}}}}}
+    - {{name: TIER, valueFrom: {{fieldRef: {{fieldPath: "metadata.labels['tier']"}}}}}}
+    - {{name: NODE, valueFrom: {{fieldRef: {{fieldPath: spec.nodeName}}}}}}
+    - {{name: ADDRESS, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
+    - {{name: MEMORY, valueFrom: {{resourceFieldRef: {{resource: limits.memory}}}}}}
+    volumeMounts: [{{name: info, mountPath: /info}}]
+  volumes:
+  - name: info
+    downwardAPI: {{items: [{{path: labels, fieldRef: {{fieldPath: metadata.labels}}}}]}}
+"#
+    ))?;
+    ns.wait_for("pod/show", "jsonpath={.status.phase}=Succeeded", 60)?;
+    let text = ns.run(&["logs", "show"])?;
+    let field = |path: &str| ns.field("pod/show", path);
+    for line in [
+        "MODE=fast".to_owned(),
+        format!("EXPANDED=abc-{address}-$(BASE)"),
+        "SECRET=s3cret".into(),
+        "POD=show".into(),
+        "NAMESPACE=environment".into(),
+        format!("POD_UID={}", field(".metadata.uid")?),
+        "TIER=front".into(),
+        format!("NODE={}", field(".spec.nodeName")?),
+        format!("ADDRESS={}", field(".status.podIP")?),
+        format!("MEMORY={}", 64 * 1024 * 1024),
+        format!("STORE_SERVICE_HOST={address}"),
+        "KUBERNETES_SERVICE_PORT=443".into(),
+        "tier=\"front\"".into(),
+        "show".into(),
+    ] {
+        ensure!(text.lines().any(|l| l == line), "no {line} in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn init_containers_and_sidecars_run_in_order() -> Result<()> {
+    let ns = shared()?.namespace("init")?;
+    ns.apply(&format!(
+        r"
+apiVersion: v1
+kind: Pod
+metadata: {{name: steps}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  volumes: [{{name: v, emptyDir: {{}}}}]
+  initContainers:
+  - {{name: first, image: '{BUSYBOX}', command: [sh, -c, 'echo first >> /v/log'], volumeMounts: [{{name: v, mountPath: /v}}]}}
+  - {{name: side, image: '{BUSYBOX}', restartPolicy: Always, command: [sh, -c, 'echo side >> /v/log; touch /v/up; sleep 3600'], startupProbe: {{exec: {{command: [test, -e, /v/up]}}, periodSeconds: 1}}, volumeMounts: [{{name: v, mountPath: /v}}]}}
+  - {{name: second, image: '{BUSYBOX}', command: [sh, -c, 'echo second >> /v/log'], volumeMounts: [{{name: v, mountPath: /v}}]}}
+  containers:
+  - {{name: c, image: '{BUSYBOX}', command: [cat, /v/log], volumeMounts: [{{name: v, mountPath: /v}}]}}
+"
+    ))?;
+    ns.wait_for("pod/steps", "jsonpath={.status.phase}=Succeeded", 90)?;
+    ensure!(ns.run(&["logs", "steps", "-c", "c"])? == "first\nside\nsecond\n");
+    ensure!(ns.field("pod/steps", ".status.initContainerStatuses[*].name")? == "first side second");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn probes_hooks_and_grace_are_kept() -> Result<()> {
+    let ns = shared()?.namespace("probes")?;
+    ns.apply(&format!(
+        r"
+apiVersion: v1
+kind: Pod
+metadata: {{name: probed}}
+spec:
+  terminationGracePeriodSeconds: 20
+  containers:
+  - name: c
+    image: '{BUSYBOX}'
+    command: [sh, -c, 'trap ''sleep 2; exit 0'' TERM; while true; do sleep 0.1; done']
+    lifecycle: {{postStart: {{exec: {{command: [touch, /tmp/started]}}}}}}
+    readinessProbe: {{exec: {{command: [test, -e, /tmp/ready]}}, periodSeconds: 1, failureThreshold: 1}}
+"
+    ))?;
+    ns.wait_for("pod/probed", "jsonpath={.status.phase}=Running", 60)?;
+    ns.run(&["exec", "probed", "--", "test", "-e", "/tmp/started"])?;
+    ensure!(ns.field("pod/probed", ".status.conditions[?(@.type==\"Ready\")].status")? == "False");
+    ns.run(&["exec", "probed", "--", "touch", "/tmp/ready"])?;
+    ns.wait_for("pod/probed", "condition=Ready", 20)?;
+    ns.run(&["exec", "probed", "--", "rm", "/tmp/ready"])?;
+    ns.wait_for("pod/probed", "condition=Ready=False", 20)?;
+    eventually("the failed probe is an event", Duration::from_secs(20), || {
+        let events = ns.run(&["get", "events", "--field-selector=involvedObject.name=probed"])?;
+        ensure!(events.contains("Unhealthy") && events.contains("Scheduled") && events.contains("Started"), "{events}");
+        Ok(())
+    })?;
+    let begun = std::time::Instant::now();
+    ns.run(&["delete", "pod", "probed", "--timeout=30s"])?;
+    ensure!(begun.elapsed() >= Duration::from_secs(2), "the container was not given its grace: gone after {:?}", begun.elapsed());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn a_missing_image_and_a_missing_configmap_are_told_as_a_kubelet_tells_them() -> Result<()> {
+    let ns = shared()?.namespace("waiting")?;
+    ns.run(&["run", "noimage", "--image=registry.invalid/none:1"])?;
+    ns.apply(&format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: noconfig}}, spec: {{restartPolicy: Never, containers: [{{name: c, image: '{BUSYBOX}', command: ['true'], envFrom: [{{configMapRef: {{name: late}}}}]}}]}}}}"
+    ))?;
+    let reason = |pod: &str| ns.field(&format!("pod/{pod}"), ".status.containerStatuses[0].state.waiting.reason");
+    eventually("the image cannot be pulled", Duration::from_secs(60), || {
+        let reason = reason("noimage")?;
+        ensure!(reason == "ErrImagePull" || reason == "ImagePullBackOff", "{reason}");
+        Ok(())
+    })?;
+    eventually("the ConfigMap is missed", Duration::from_secs(30), || {
+        ensure!(reason("noconfig")? == "CreateContainerConfigError");
+        Ok(())
+    })?;
+    ns.run(&["create", "configmap", "late", "--from-literal=A=b"])?;
+    ns.wait_for("pod/noconfig", "jsonpath={.status.phase}=Succeeded", 90)
+}
