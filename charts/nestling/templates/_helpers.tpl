@@ -1,0 +1,44 @@
+{{/* Names are fixed: the operator knows its agents by them, and one installation serves a whole cluster. */}}
+
+{{- define "nestling.labels" -}}
+app.kubernetes.io/name: nestling
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "nestling.operator.selector" -}}
+app.kubernetes.io/name: nestling
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "nestling.agent.selector" -}}
+app.kubernetes.io/name: nestling
+app.kubernetes.io/component: node-agent
+{{- end }}
+
+{{- define "nestling.image" -}}
+{{- $image := index . 0 -}}{{- $root := index . 1 -}}
+{{ $root.Values.image.registry }}/{{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
+{{- end }}
+
+{{- define "nestling.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+  - name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The agents need the host network and the runtime's socket. Better to say so now than in a DaemonSet's events. */}}
+{{- define "nestling.checkNamespace" -}}
+{{- $namespace := lookup "v1" "Namespace" "" .Release.Namespace -}}
+{{- if $namespace -}}
+{{- $level := dig "metadata" "labels" "pod-security.kubernetes.io/enforce" "privileged" $namespace -}}
+{{- if ne $level "privileged" -}}
+{{- fail (printf "namespace %s enforces Pod Security %q, which keeps the node agents from starting; run: kubectl label namespace %s pod-security.kubernetes.io/enforce=privileged --overwrite" .Release.Namespace $level .Release.Namespace) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
