@@ -4,9 +4,10 @@
 //! the user's own cluster instead when `KUBECONFIG` names one.
 //!
 //! [`suite`] is what those tests stand on, [`demo`] what `make demo` shows,
-//! [`bench`] the published figures.
+//! [`bench`] the published figures. [`images`] packs Nestling's own programs.
 
 pub mod bench;
 pub mod demo;
 pub mod hostcluster;
+pub mod images;
 pub mod suite;
