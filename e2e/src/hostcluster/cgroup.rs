@@ -67,7 +67,9 @@ impl Hierarchies {
     /// Controllers a kubelet needs that this machine does not offer.
     pub fn missing_controllers(&self) -> Vec<&'static str> {
         let offered: BTreeSet<String> = match self.version {
-            Version::V1 => self.mounts.iter().filter_map(|mount| mount.file_name()).map(|name| name.to_string_lossy().into_owned()).collect(),
+            Version::V1 => {
+                self.mounts.iter().filter_map(|mount| mount.file_name()).map(|name| name.to_string_lossy().into_owned()).collect()
+            }
             Version::V2 => read(Path::new("/sys/fs/cgroup/cgroup.controllers")).split_whitespace().map(str::to_owned).collect(),
         };
         let has = |name: &str| offered.iter().any(|have| have.split(',').any(|part| part == name));
@@ -156,7 +158,8 @@ impl Hierarchies {
         loop {
             // Deepest first.
             let groups: Vec<PathBuf> = self.groups(unit).into_iter().rev().collect();
-            let busy = groups.iter().find(|group| std::fs::remove_dir(group).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound));
+            let busy =
+                groups.iter().find(|group| std::fs::remove_dir(group).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound));
             match busy {
                 None => return Ok(()),
                 Some(group) if Instant::now() > deadline => return Err(CgroupError::Busy(group.clone())),
@@ -167,7 +170,8 @@ impl Hierarchies {
 
     /// All groups of a unit, parents before children.
     fn groups(&self, unit: &str) -> Vec<PathBuf> {
-        let mut groups: Vec<PathBuf> = self.mounts.iter().map(|mount| mount.join(format!("{PREFIX}{unit}"))).filter(|group| group.is_dir()).collect();
+        let mut groups: Vec<PathBuf> =
+            self.mounts.iter().map(|mount| mount.join(format!("{PREFIX}{unit}"))).filter(|group| group.is_dir()).collect();
         let mut next = 0;
         while next < groups.len() {
             let below = subdirectories(&groups[next]);
@@ -219,7 +223,8 @@ mod tests {
 
     #[test]
     fn joint_controllers_count_each() {
-        let table = "31 30 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw\n32 30 0:26 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw\n";
+        let table =
+            "31 30 0:26 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw\n32 30 0:26 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw\n";
         assert_eq!(Hierarchies::parse(table).unwrap().missing_controllers(), ["memory", "pids"]);
     }
 

@@ -184,13 +184,12 @@ fn exec(work: &WorkDir, unit: &str, command: &[OsString]) -> anyhow::Result<Exit
 async fn write_image(request: WriteImage) -> anyhow::Result<()> {
     let mut image = ImageSpec::new(&request.name, Process { user: request.user, ..Process::default() });
     for program in &request.programs {
-        let (source, path) = match program.split_once(':') {
-            Some((source, path)) => (PathBuf::from(source), path.to_owned()),
-            None => {
-                let source = PathBuf::from(program);
-                let name = source.file_name().context("a program needs a file name")?.to_string_lossy().into_owned();
-                (source, format!("/usr/local/bin/{name}"))
-            }
+        let (source, path) = if let Some((source, path)) = program.split_once(':') {
+            (PathBuf::from(source), path.to_owned())
+        } else {
+            let source = PathBuf::from(program);
+            let name = source.file_name().context("a program needs a file name")?.to_string_lossy().into_owned();
+            (source, format!("/usr/local/bin/{name}"))
         };
         image.linked_program(&path, &source).await?;
         if image.process.entrypoint.is_empty() {

@@ -58,7 +58,8 @@ pub fn cni_config(pod_cidr: &str) -> String {
 pub async fn import(work: &WorkDir, unit: &str, ctr: &Path, archive: &Path) -> Result<(), LaunchError> {
     let image = std::fs::canonicalize(archive).map_err(|source| super::files::FileError::new("open", archive, source))?;
     // By a shell's redirection on our side of the mount namespaces: the archive may lie where the unit has files of its own.
-    let mut argv = vec!["sh".into(), "-c".into(), "archive=$1; shift; exec \"$@\" < \"$archive\"".into(), "sh".into(), image.into_os_string()];
+    let mut argv =
+        vec!["sh".into(), "-c".into(), "archive=$1; shift; exec \"$@\" < \"$archive\"".into(), "sh".into(), image.into_os_string()];
     argv.extend(launch::inside(work, unit, [ctr.as_os_str(), "--address".as_ref(), SOCKET.as_ref()])?);
     argv.extend(["--namespace", "k8s.io", "images", "import", "-"].map(std::ffi::OsString::from));
     super::command::Run::new(argv).deadline(Duration::from_secs(300)).output().await?;

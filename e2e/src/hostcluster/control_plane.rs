@@ -7,7 +7,7 @@ use super::files::FileError;
 use super::kubeconfig;
 use super::pki::Pair;
 use super::topology::{API_PORT, CONTROL, CONTROL_ADDRESS, POD_CIDR, SERVICE_CIDR};
-use super::unit::{Disks, Service, UnitSpec};
+use super::unit::{Disks, Endpoint, Service, UnitSpec};
 use super::workdir::WorkDir;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,8 @@ pub fn unit(work: &WorkDir, binaries: &Binaries) -> Result<UnitSpec, ControlPlan
         "--allow-privileged=true".to_owned(),
         "--enable-aggregator-routing=true".to_owned(),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        // Else the end waits a minute for watches, which never end by themselves.
+        "--shutdown-watch-termination-grace-period=2s".to_owned(),
         format!("--client-ca-file={}", file("ca.crt")),
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
@@ -95,7 +97,11 @@ pub fn unit(work: &WorkDir, binaries: &Binaries) -> Result<UnitSpec, ControlPlan
     let mut scheduler = vec![program("kube-scheduler")?, "--leader-elect=false".to_owned()];
     scheduler.extend(client("kube-scheduler"));
 
-    let service = |name: &str, argv, after| Service { name: name.to_owned(), argv, after };
+    let service = |name: &str, argv, after: Option<SocketAddr>| Service {
+        name: name.to_owned(),
+        argv,
+        after: after.map(Endpoint::Tcp).into_iter().collect(),
+    };
     let api = Some(api_address());
     Ok(UnitSpec {
         name: CONTROL.to_owned(),

@@ -48,7 +48,7 @@ pub fn node(work: &WorkDir, name: &str) -> Result<Node, FaultError> {
 /// Power off. The cable goes first, so that dying processes do not say good-bye on their connections.
 pub async fn kill(work: &WorkDir, node: Node) -> Result<(), FaultError> {
     if unit::holder(work, &node.name()).is_some() {
-        network::set_link(work, node, false).await?;
+        partition(work, node).await?;
     }
     Ok(down::stop_unit(work, &node.name()).await?)
 }
@@ -66,11 +66,13 @@ pub async fn start(work: &WorkDir, node: Node) -> Result<(), FaultError> {
 }
 
 pub async fn partition(work: &WorkDir, node: Node) -> Result<(), FaultError> {
-    Ok(network::set_link(work, node, false).await?)
+    network::set_link(work, node, false).await?;
+    Ok(network::route(work, &nodes(work)?).await?)
 }
 
 pub async fn heal(work: &WorkDir, node: Node) -> Result<(), FaultError> {
-    Ok(network::set_link(work, node, true).await?)
+    network::set_link(work, node, true).await?;
+    Ok(network::route(work, &nodes(work)?).await?)
 }
 
 /// How a service is ended before its supervisor starts it again.

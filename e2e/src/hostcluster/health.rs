@@ -24,7 +24,8 @@ pub enum HealthError {
 /// A client for the kubeconfig file; every request ends within 20 seconds.
 pub async fn client(kubeconfig: &Path) -> Result<Client, HealthError> {
     let file = kube::config::Kubeconfig::read_from(kubeconfig).map_err(HealthError::Kubeconfig)?;
-    let mut config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await.map_err(HealthError::Kubeconfig)?;
+    let mut config =
+        Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await.map_err(HealthError::Kubeconfig)?;
     config.connect_timeout = Some(Duration::from_secs(3));
     config.read_timeout = Some(Duration::from_secs(20));
     Client::try_from(config).map_err(|error| HealthError::Client(Box::new(error)))
@@ -47,8 +48,12 @@ pub async fn lacking(client: &Client, expected: &[Node]) -> Vec<String> {
         Ok(ready) => ready,
         Err(error) => return vec![format!("the apiserver ({})", short(&error))],
     };
-    let mut lacking: Vec<String> =
-        expected.iter().map(|node| node.name()).filter(|name| !ready.get(name).copied().unwrap_or(false)).map(|name| format!("node {name}")).collect();
+    let mut lacking: Vec<String> = expected
+        .iter()
+        .map(|node| node.name())
+        .filter(|name| !ready.get(name).copied().unwrap_or(false))
+        .map(|name| format!("node {name}"))
+        .collect();
     for (namespace, name) in DEPLOYMENTS {
         let found = Api::<Deployment>::namespaced(client.clone(), namespace).get_opt(name).await.ok().flatten();
         // One replica that serves is enough: a spread rule may wait for a node that a test has taken away.

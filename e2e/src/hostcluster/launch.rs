@@ -54,8 +54,7 @@ pub async fn start(work: &WorkDir, spec: &UnitSpec) -> Result<(), LaunchError> {
     let (out, err) = opened.map_err(|source| FileError::new("open", &log_path, source))?;
     let program = work.program();
     let failed = |source| LaunchError::Start { program: program.display().to_string(), source };
-    let mut child =
-        Command::new(&program).arg(LAUNCH).arg(&path).stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(failed)?;
+    let mut child = Command::new(&program).arg(LAUNCH).arg(&path).stdin(Stdio::null()).stdout(out).stderr(err).spawn().map_err(failed)?;
     for _ in 0..200 {
         if unit::services_path(&spec.dir).exists() {
             return Ok(());

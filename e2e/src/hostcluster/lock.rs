@@ -49,7 +49,10 @@ impl Lock {
             }
             Err((_, source)) => return Err(LockError::Lock { path: shown, source }),
         };
-        held.rewind().and_then(|()| held.set_len(0)).and_then(|()| write!(held, "process {}: {purpose}", std::process::id())).map_err(open)?;
+        held.rewind()
+            .and_then(|()| held.set_len(0))
+            .and_then(|()| write!(held, "process {}: {purpose}", std::process::id()))
+            .map_err(open)?;
         Ok(Self(held))
     }
 }

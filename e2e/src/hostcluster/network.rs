@@ -4,6 +4,7 @@
 //! route is the switch's own address and not a blackhole: the route is looked up before the output NAT hook, and a blackhole would
 //! refuse a host-network process every ClusterIP before kube-proxy's rules are asked.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,12 @@ pub async fn set_up(work: &WorkDir) -> Result<(), NetworkError> {
     // Switched frames are none of the switch's firewall's business, and it forwards no packets.
     settings(work, SWITCH, &[("net/ipv4/ip_forward", "0"), ("net/bridge/bridge-nf-call-iptables", "0")]).await?;
     let root = format!("/proc/{}/ns/net", std::process::id());
-    ip(work, SWITCH, &format!("link add name port-root type veth peer name {ROOT_LINK} netns {root}\nlink set port-root master {BRIDGE} up\n")).await?;
+    ip(
+        work,
+        SWITCH,
+        &format!("link add name port-root type veth peer name {ROOT_LINK} netns {root}\nlink set port-root master {BRIDGE} up\n"),
+    )
+    .await?;
     Run::new(["ip", "-batch", "-"])
         .stdin(format!("addr add {ROOT_ADDRESS}/{NODE_PREFIX_LENGTH} dev {ROOT_LINK}\nlink set {ROOT_LINK} up\n"))
         .output()
@@ -68,7 +74,8 @@ pub async fn plug_in(work: &WorkDir, node: Node) -> Result<(), NetworkError> {
     settings(work, &name, &forwarding).await
 }
 
-/// Routes to every node's pods from everywhere, and to Services from the machine (node-1's kube-proxy answers).
+/// Routes to every node's pods from everywhere, and to Services from the machine: the kube-proxy of the first node whose cable is
+/// in answers those.
 pub async fn route(work: &WorkDir, nodes: &[Node]) -> Result<(), NetworkError> {
     let to_pods = |except: Option<Node>| {
         let others = nodes.iter().filter(|node| Some(**node) != except);
@@ -82,11 +89,18 @@ pub async fn route(work: &WorkDir, nodes: &[Node]) -> Result<(), NetworkError> {
     }
     ip(work, CONTROL, &to_pods(None)).await?;
     let mut batch = to_pods(None);
-    if let Some(first) = nodes.first() {
+    let plugged = plugged(work).await?;
+    if let Some(first) = nodes.iter().find(|node| plugged.contains(&node.port())) {
         let _ = writeln!(batch, "route replace {SERVICE_CIDR} via {}", first.address());
     }
     Run::new(["ip", "-batch", "-"]).stdin(batch).output().await?;
     Ok(())
+}
+
+/// Ports of the switch whose cable is in.
+async fn plugged(work: &WorkDir) -> Result<BTreeSet<String>, NetworkError> {
+    let listing = Run::new(["nsenter", &enter(&work.netns(SWITCH)), "ip", "-brief", "link", "show", "up"]).text().await?;
+    Ok(listing.lines().filter_map(|line| line.split(['@', ' ']).next()).map(str::to_owned).collect())
 }
 
 /// Pulls the node's cable, or plugs it in again.
@@ -109,8 +123,15 @@ pub async fn tear_down(work: &WorkDir) -> Result<(), NetworkError> {
 /// A cable between the switch and a namespace. The far end is made where it belongs, so the machine never sees it.
 async fn cable(work: &WorkDir, name: &str, port: &str, address: &str) -> Result<(), NetworkError> {
     let far = work.netns(name);
-    ip(work, SWITCH, &format!("link add name {port} type veth peer name eth0 netns {}\nlink set {port} master {BRIDGE} up\n", far.display())).await?;
-    let batch = format!("link set lo up\naddr add {address}/{NODE_PREFIX_LENGTH} dev eth0\nlink set eth0 up\nroute add default via {SWITCH_ADDRESS}\n");
+    ip(
+        work,
+        SWITCH,
+        &format!("link add name {port} type veth peer name eth0 netns {}\nlink set {port} master {BRIDGE} up\n", far.display()),
+    )
+    .await?;
+    let batch = format!(
+        "link set lo up\naddr add {address}/{NODE_PREFIX_LENGTH} dev eth0\nlink set eth0 up\nroute add default via {SWITCH_ADDRESS}\n"
+    );
     ip(work, name, &batch).await
 }
 

@@ -14,7 +14,7 @@ use super::files::{self, Access, FileError};
 use super::kubeconfig;
 use super::pki::{self, Pair, PkiError};
 use super::topology::{DNS_SERVICE, Node, POD_CIDR, REGION};
-use super::unit::{Disks, Service, UnitSpec};
+use super::unit::{Disks, Endpoint, Service, UnitSpec};
 use super::versions::{Versions, VersionsError};
 use super::workdir::WorkDir;
 
@@ -59,7 +59,7 @@ pub fn runtime_service(binaries: &Binaries) -> Result<Service, BuildError> {
     let path = format!("PATH={shim_dir}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     let containerd = binaries.path("containerd")?.display().to_string();
     let argv = vec!["/usr/bin/env".to_owned(), path, containerd, "--config=/etc/containerd/config.toml".to_owned()];
-    Ok(Service { name: "containerd".to_owned(), argv, after: None })
+    Ok(Service { name: "containerd".to_owned(), argv, after: Vec::new() })
 }
 
 pub fn write_runtime_config(dir: &Path, versions: &Versions, binaries: &Binaries, machine: &Machine) -> Result<(), NodeError> {
@@ -95,11 +95,14 @@ pub fn unit(work: &WorkDir, versions: &Versions, binaries: &Binaries, machine: &
         format!("--node-labels=topology.kubernetes.io/region={REGION},topology.kubernetes.io/zone={}", node.zone()),
     ];
     let proxy = vec![binaries.path("kube-proxy")?.display().to_string(), format!("--config={CONFIG}/kube-proxy.json")];
-    let service = |name: &str, argv| Service { name: name.to_owned(), argv, after: Some(api_address()) };
+    let api = Endpoint::Tcp(api_address());
+    let runtime = Endpoint::Unix(PathBuf::from(containerd::SOCKET));
+    let service =
+        |name: &str, argv, after: &[&Endpoint]| Service { name: name.to_owned(), argv, after: after.iter().copied().cloned().collect() };
     Ok(UnitSpec {
         netns: Some(work.netns(&name)),
         disks,
-        services: vec![runtime_service(binaries)?, service("kubelet", kubelet), service("kube-proxy", proxy)],
+        services: vec![runtime_service(binaries)?, service("kubelet", kubelet, &[&api, &runtime]), service("kube-proxy", proxy, &[&api])],
         name,
         dir,
     })

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    SanType, date_time_ymd,
 };
 
 use super::files::{self, Access, FileError};
@@ -120,7 +120,9 @@ pub fn control_plane(dir: &Path) -> Result<(), PkiError> {
     let server = Subject {
         common_name: "kube-apiserver".to_owned(),
         organization: None,
-        dns: ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"].map(str::to_owned).into(),
+        dns: ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
+            .map(str::to_owned)
+            .into(),
         addresses: [API_SERVICE, CONTROL_ADDRESS, Ipv4Addr::LOCALHOST].map(IpAddr::V4).into(),
     };
     authority.issue(dir, "apiserver", &server)?;

@@ -1,12 +1,17 @@
 //! Whether this machine can carry a host cluster, found out before anything is started, with what to do about it.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cgroup::Hierarchies;
+use ipnet::Ipv4Net;
+
+use super::cgroup::{Hierarchies, Version};
 use super::command::Run;
+use super::network::ROOT_LINK;
 use super::node::Machine;
 use super::progress;
+use super::topology::{NODE_PREFIX_LENGTH, POD_CIDR, SERVICE_CIDR, SWITCH_ADDRESS};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
@@ -55,13 +60,17 @@ pub async fn check() -> Result<Machine, PreflightError> {
         lacks.push("- the Go compiler (`go`, 1.26 or newer) is not on PATH: https://go.dev/dl".to_owned());
     }
     lacks.extend(kernel_lacks().await);
+    lacks.extend(taken_ranges().await);
     let Some(cni_dir) = cni_dir().filter(|_| lacks.is_empty()) else { return Err(PreflightError::Lacks(lacks)) };
     Ok(Machine { cni_dir, restricted: !may_raise_limits() })
 }
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/bin"].map(PathBuf::from)).map(|dir| dir.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/bin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 fn cni_dir() -> Option<PathBuf> {
@@ -75,7 +84,8 @@ async fn has_seccomp_headers() -> bool {
 }
 
 async fn missing_packages() -> Vec<&'static str> {
-    let mut packages: Vec<&'static str> = TOOLS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    let mut packages: Vec<&'static str> =
+        TOOLS.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     if cni_dir().is_none() {
         packages.push(CNI_PACKAGE);
     }
@@ -126,6 +136,11 @@ async fn kernel_lacks() -> Vec<String> {
     match Hierarchies::detect() {
         Err(error) => lacks.push(format!("- control groups: {error}")),
         Ok(hierarchies) => {
+            // On v2 every container's shim watches its memory events.
+            let watches = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap_or_default();
+            if hierarchies.version == Version::V2 && watches.trim().parse::<u32>().is_ok_and(|limit| limit < 512) {
+                progress::say("note: fs.inotify.max_user_instances is below 512, which many pods at once may exhaust");
+            }
             let missing = hierarchies.missing_controllers();
             if !missing.is_empty() {
                 lacks.push(format!("- control group controllers are missing: {}", missing.join(", ")));
@@ -138,8 +153,14 @@ async fn kernel_lacks() -> Vec<String> {
     // In namespaces that vanish with the command.
     let trials = [
         ("namespaces (CONFIG_NET_NS, CONFIG_PID_NS, CONFIG_UTS_NS)", "true"),
-        ("veth and bridge links (CONFIG_VETH, CONFIG_BRIDGE)", "ip link add name left0 type veth peer name right0 && ip link add name bridge0 type bridge"),
-        ("nftables with NAT (CONFIG_NF_TABLES, CONFIG_NFT_NAT)", "nft 'add table ip t; add chain ip t c { type nat hook prerouting priority -100; }'"),
+        (
+            "veth and bridge links (CONFIG_VETH, CONFIG_BRIDGE)",
+            "ip link add name left0 type veth peer name right0 && ip link add name bridge0 type bridge",
+        ),
+        (
+            "nftables with NAT (CONFIG_NF_TABLES, CONFIG_NFT_NAT)",
+            "nft 'add table ip t; add chain ip t c { type nat hook prerouting priority -100; }'",
+        ),
     ];
     for (what, script) in trials {
         let argv = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "sh", "-c", script];
@@ -150,9 +171,49 @@ async fn kernel_lacks() -> Vec<String> {
     lacks
 }
 
+/// The machine gets routes into the cluster; they must not take the place of others.
+async fn taken_ranges() -> Vec<String> {
+    // A machine whose routes cannot be listed cannot be checked; setting ours up will tell.
+    let routes = Run::new(["ip", "-oneline", "-4", "route", "show", "table", "all"]).text().await.unwrap_or_default();
+    overlapping(&routes)
+}
+
+fn overlapping(routes: &str) -> Vec<String> {
+    let nodes = format!("{SWITCH_ADDRESS}/{NODE_PREFIX_LENGTH}");
+    let ours: Vec<Ipv4Net> = [nodes.as_str(), POD_CIDR, SERVICE_CIDR].iter().filter_map(|range| range.parse().ok()).collect();
+    let mut taken = Vec::new();
+    for line in routes.lines().filter(|line| !line.contains(&format!("dev {ROOT_LINK}"))) {
+        let mut words =
+            line.split_whitespace().skip_while(|word| matches!(*word, "local" | "broadcast" | "unicast" | "blackhole" | "unreachable"));
+        let target = words.next().unwrap_or_default();
+        let range = target.parse::<Ipv4Net>().or_else(|_| target.parse::<Ipv4Addr>().map(Ipv4Net::from));
+        if let Ok(range) = range
+            && range.prefix_len() > 0
+            && ours.iter().any(|own| own.contains(&range) || range.contains(own))
+        {
+            taken.push(format!("- the machine already routes a range that the cluster uses: {}", line.trim()));
+        }
+    }
+    taken
+}
+
 /// Whether this process may lower `oom_score_adj`: bit 24 of its effective capabilities, `CAP_SYS_RESOURCE`.
 fn may_raise_limits() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     effective.is_some_and(|bits| bits & (1 << 24) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_routes_into_our_ranges_are_found() {
+        let routes = "default via 10.0.0.1 dev eth0\n10.0.0.0/24 dev eth0 scope link\n172.30.0.0/16 dev br-1 scope link\n\
+                      10.244.1.0/24 via 172.30.0.1 dev nestling0\nlocal 10.96.3.4 dev eth0 table local\nbroadcast 10.0.0.255 dev eth0\n";
+        let found = overlapping(routes);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].contains("br-1") && found[1].contains("10.96.3.4"));
+    }
 }

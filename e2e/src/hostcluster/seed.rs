@@ -61,12 +61,24 @@ pub async fn ensure(
     }
     let _lock = Lock::take(&cache.root().join("lock"), "unpacking images")?;
     if !seed.exists() {
-        progress::step(&format!("unpack {} images", images.len()), Duration::from_secs(30), make(work, &seed, versions, binaries, machine, images)).await?;
+        progress::step(
+            &format!("unpack {} images", images.len()),
+            Duration::from_secs(30),
+            make(work, &seed, versions, binaries, machine, images),
+        )
+        .await?;
     }
     Ok(seed)
 }
 
-async fn make(work: &WorkDir, seed: &Path, versions: &Versions, binaries: &Binaries, machine: &Machine, images: &[Stored]) -> Result<(), SeedError> {
+async fn make(
+    work: &WorkDir,
+    seed: &Path,
+    versions: &Versions,
+    binaries: &Binaries,
+    machine: &Machine,
+    images: &[Stored],
+) -> Result<(), SeedError> {
     let dir = work.unit(UNIT);
     node::write_runtime_config(&dir, versions, binaries, machine)?;
     let spec = UnitSpec {
@@ -100,7 +112,11 @@ async fn make(work: &WorkDir, seed: &Path, versions: &Versions, binaries: &Binar
     files::make_dir(parent)?;
     let temporary = seed.with_extension("new");
     let _ = std::fs::remove_dir_all(&temporary);
-    Run::new(["mv".as_ref(), dir.join("containerd").as_os_str(), temporary.as_os_str()]).deadline(Duration::from_secs(300)).output().await.map_err(SeedError::Copy)?;
+    Run::new(["mv".as_ref(), dir.join("containerd").as_os_str(), temporary.as_os_str()])
+        .deadline(Duration::from_secs(300))
+        .output()
+        .await
+        .map_err(SeedError::Copy)?;
     std::fs::rename(&temporary, seed).map_err(|source| FileError::new("rename to", seed, source))?;
     std::fs::remove_dir_all(&dir).map_err(|source| FileError::new("remove", &dir, source))?;
     Ok(())

@@ -14,7 +14,8 @@ use super::workdir::WorkDir;
 pub async fn report(work: &WorkDir) -> (String, bool) {
     let Some(state) = State::read(work) else { return (format!("no host cluster in {}\n", work.root().display()), false) };
     let nodes = fault::nodes(work).unwrap_or_default();
-    let mut text = format!("host cluster in {}{}\n", work.root().display(), if state.phase == Phase::Up { "" } else { " (never came up whole)" });
+    let mut text =
+        format!("host cluster in {}{}\n", work.root().display(), if state.phase == Phase::Up { "" } else { " (never came up whole)" });
     let mut well = state.phase == Phase::Up;
     let (ready, lacking) = match health::client(&work.kubeconfig()).await {
         Ok(client) => (health::nodes(&client).await.unwrap_or_default(), health::lacking(&client, &nodes).await),

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::files::{self, Access, FileError};
-use super::unit::{self, Disks, Running, Service, Services, UnitSpec};
+use super::unit::{self, Disks, Endpoint, Running, Service, Services, UnitSpec};
 
 const TICK: Duration = Duration::from_millis(100);
 /// A service that ended sooner than this waits before it is started again.
@@ -117,7 +118,10 @@ struct Slot {
 enum State {
     /// Not before this moment.
     Waiting(Instant),
-    Running { pid: i32, since: Instant },
+    Running {
+        pid: i32,
+        since: Instant,
+    },
 }
 
 impl Slot {
@@ -128,7 +132,7 @@ impl Slot {
     fn start_if_due(&mut self, spec: &UnitSpec) -> bool {
         let State::Waiting(until) = self.state else { return false };
         let now = Instant::now();
-        if now < until || self.service.after.is_some_and(|address| TcpStream::connect_timeout(&address, TICK).is_err()) {
+        if now < until || !self.service.after.iter().all(answers) {
             return false;
         }
         match spawn(spec, &self.service) {
@@ -146,12 +150,27 @@ impl Slot {
     }
 }
 
+fn answers(endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::Tcp(address) => TcpStream::connect_timeout(address, TICK).is_ok(),
+        Endpoint::Unix(path) => UnixStream::connect(path).is_ok(),
+    }
+}
+
 fn spawn(spec: &UnitSpec, service: &Service) -> std::io::Result<i32> {
     let log = File::options().create(true).append(true).open(spec.log(&service.name))?;
     let (program, arguments) = service.argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     // Nothing of the caller's environment: a unit is the same whoever started it.
-    command.args(arguments).env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command
+        .args(arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .env("HOME", "/root")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
     // Dropping the handle neither kills nor waits: `reap` collects every child alike.
     command.spawn().map(|child| child.id().cast_signed())
 }

@@ -40,8 +40,14 @@ pub struct Disks {
 pub struct Service {
     pub name: String,
     pub argv: Vec<String>,
-    /// Not started before this address accepts connections.
-    pub after: Option<SocketAddr>,
+    /// Not started before all of these accept connections.
+    pub after: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Endpoint {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
 }
 
 /// What the supervisor tells about one service.

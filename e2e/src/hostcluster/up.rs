@@ -100,7 +100,8 @@ pub async fn up(work: &WorkDir, cache: &Cache, nodes: u8, at_least: bool) -> Res
     refuse_second_cluster(work)?;
     link_tools(work, &parts.binaries)?;
 
-    let usable = State::read(work).filter(|state| state.phase == Phase::Up && state.content == parts.content && unit::holder(work, CONTROL).is_some());
+    let usable = State::read(work)
+        .filter(|state| state.phase == Phase::Up && state.content == parts.content && unit::holder(work, CONTROL).is_some());
     let Some(state) = usable else {
         clean(work).await?;
         return start(work, cache, parts, nodes, started).await;
@@ -135,8 +136,13 @@ async fn start(work: &WorkDir, cache: &Cache, parts: Parts, nodes: Vec<Node>, st
         start_control_plane(work, &parts).await?;
     }
     let missing: Vec<Node> = nodes.iter().copied().filter(|node| unit::holder(work, &node.name()).is_none()).collect();
-    for node in &missing {
-        network::plug_in(work, *node).await?;
+    for node in &nodes {
+        if missing.contains(node) {
+            network::plug_in(work, *node).await?;
+        } else {
+            // A test that was cut off may have left it unplugged.
+            network::set_link(work, *node, true).await?;
+        }
     }
     network::route(work, &nodes).await?;
     let starts = missing.iter().map(|node| start_node(work, &parts, &seed, *node));
@@ -145,12 +151,18 @@ async fn start(work: &WorkDir, cache: &Cache, parts: Parts, nodes: Vec<Node>, st
     let client = client(work).await?;
     let unhealthy = |source| UpError::Health { logs: format!("{}/*/log", work.units().display()), source };
     let every = Duration::from_secs(10);
-    progress::step("wait for the apiserver", every, health::wait_for_apiserver(&client, Duration::from_secs(120))).await.map_err(unhealthy)?;
+    progress::step("wait for the apiserver", every, health::wait_for_apiserver(&client, Duration::from_secs(120)))
+        .await
+        .map_err(unhealthy)?;
     addons::apply(parts.binaries.path("kubectl")?, &work.kubeconfig(), &parts.versions, &nodes).await?;
     let label = format!("wait for {} nodes, DNS and storage", nodes.len());
     progress::step(&label, every, health::wait(&client, &nodes, Duration::from_secs(300))).await.map_err(unhealthy)?;
     State { phase: Phase::Up, nodes: count, content: parts.content }.write(work)?;
-    progress::say(&format!("the host cluster is up after {:.1} s: export KUBECONFIG={}", started.elapsed().as_secs_f64(), work.kubeconfig().display()));
+    progress::say(&format!(
+        "the host cluster is up after {:.1} s: export KUBECONFIG={}",
+        started.elapsed().as_secs_f64(),
+        work.kubeconfig().display()
+    ));
     Ok(work.kubeconfig())
 }
 
@@ -166,7 +178,7 @@ async fn clean(work: &WorkDir) -> Result<(), UpError> {
     Ok(down::down(work).await?)
 }
 
-/// A live unit whose holder record is in another work directory.
+/// Names, links and addresses are fixed, so there is one cluster per machine.
 fn refuse_second_cluster(work: &WorkDir) -> Result<(), UpError> {
     let marker = Path::new(down::MARKER);
     if let Ok(text) = std::fs::read_to_string(marker) {

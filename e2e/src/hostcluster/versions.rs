@@ -54,7 +54,10 @@ impl Versions {
     }
 
     pub fn family_of(&self, program: &str) -> Result<&Family, VersionsError> {
-        self.families.iter().find(|family| family.binaries.contains_key(program)).ok_or_else(|| VersionsError::NoProgram(program.to_owned()))
+        self.families
+            .iter()
+            .find(|family| family.binaries.contains_key(program))
+            .ok_or_else(|| VersionsError::NoProgram(program.to_owned()))
     }
 }
 
@@ -91,7 +94,11 @@ mod tests {
             let required = format!("{} {}", family.module, family.version);
             assert!(go_mod.lines().any(|line| line.trim().trim_end_matches(" // indirect") == required), "{}: no {required}", family.name);
             for package in family.binaries.values() {
-                assert!(go_mod.lines().any(|line| line.trim().trim_start_matches("tool ") == package), "{}: no tool {package}", family.name);
+                assert!(
+                    go_mod.lines().any(|line| line.trim().trim_start_matches("tool ") == package),
+                    "{}: no tool {package}",
+                    family.name
+                );
             }
         }
     }
@@ -120,7 +127,8 @@ mod tests {
         let family = Versions::load().unwrap().family_of("kubelet").unwrap().clone();
         let staging = family.version.replacen("v1.", "v0.", 1);
         let go_mod = std::fs::read_to_string(family.tools_dir().join("go.mod")).unwrap();
-        let replaced = go_mod.lines().filter(|line| line.contains("=>")).inspect(|line| assert!(line.ends_with(&staging), "{line}")).count();
+        let replaced =
+            go_mod.lines().filter(|line| line.contains("=>")).inspect(|line| assert!(line.ends_with(&staging), "{line}")).count();
         assert_eq!(replaced, 33, "every staging module needs its replace line");
     }
 }

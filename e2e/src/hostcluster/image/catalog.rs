@@ -186,7 +186,8 @@ async fn compile_pause(cache: &Cache) -> Result<PathBuf, CatalogError> {
         let source = program.with_extension("c");
         files::write(&source, PAUSE_SOURCE, files::Access::Public)?;
         let temporary = program.with_extension("building");
-        let argv = ["gcc".as_ref(), "-Os".as_ref(), "-static".as_ref(), "-s".as_ref(), "-o".as_ref(), temporary.as_os_str(), source.as_os_str()];
+        let argv =
+            ["gcc".as_ref(), "-Os".as_ref(), "-static".as_ref(), "-s".as_ref(), "-o".as_ref(), temporary.as_os_str(), source.as_os_str()];
         Run::new(argv).deadline(Duration::from_secs(60)).output().await.map_err(CatalogError::Pause)?;
         std::fs::rename(&temporary, &program).map_err(|source| FileError::new("rename to", &program, source))?;
     }

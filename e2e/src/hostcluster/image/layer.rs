@@ -68,7 +68,9 @@ mod tests {
     fn same_entries_same_bytes_in_whatever_order_they_came() {
         let build = |paths: [&str; 2]| {
             let mut image = ImageSpec::new("example/x:1", Process::default());
-            paths.into_iter().for_each(|path| image.text(path, path));
+            for path in paths {
+                image.text(path, path);
+            }
             let mut bytes = Vec::new();
             write(&image, &mut bytes).unwrap();
             bytes
@@ -87,8 +89,11 @@ mod tests {
         image.text("/a/b/c", "x");
         let mut bytes = Vec::new();
         write(&image, &mut bytes).unwrap();
-        let names: Vec<String> =
-            tar::Archive::new(bytes.as_slice()).entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        let names: Vec<String> = tar::Archive::new(bytes.as_slice())
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string())
+            .collect();
         let at = |name: &str| names.iter().position(|have| have == name).unwrap();
         assert!(at("a/") < at("a/b/") && at("a/b/") < at("a/b/c"), "{names:?}");
     }

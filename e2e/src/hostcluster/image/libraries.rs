@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn paths_are_taken_and_the_kernels_own_is_not() {
-        let listing = "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7e)\n\t/lib64/ld-linux-x86-64.so.2 (0x7d)\n";
+        let listing =
+            "\tlinux-vdso.so.1 (0x7f)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7e)\n\t/lib64/ld-linux-x86-64.so.2 (0x7d)\n";
         let expected: Vec<PathBuf> = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from).into();
         assert_eq!(parse(listing).unwrap(), expected);
     }

@@ -47,7 +47,10 @@ impl ImageSpec {
     pub fn new(name: &str, process: Process) -> Self {
         let mut image = Self { name: name.to_owned(), process, entries: BTreeMap::new() };
         image.entry("/tmp", Entry::Directory { mode: 0o1777 });
-        image.text("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nnonroot:x:65532:65532:nonroot:/:/bin/false\n");
+        image.text(
+            "/etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nnonroot:x:65532:65532:nonroot:/:/bin/false\n",
+        );
         image.text("/etc/group", "root:x:0:\nnobody:x:65534:\nnonroot:x:65532:\n");
         image.text("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n");
         image
