@@ -5,4 +5,6 @@
 //! becomes of them, `proxy` turns its Services into rules. `server` is the kubelet API for all tenants; it finds pods
 //! through the `tenant::Tenants` registry and streams through `cri`.
 
+pub mod cri;
+pub mod server;
 pub mod tenant;

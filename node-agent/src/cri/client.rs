@@ -1,0 +1,137 @@
+//! The container runtime over its unix socket.
+
+use super::v1::image_service_client::ImageServiceClient;
+use super::v1::runtime_service_client::RuntimeServiceClient;
+use super::{Cri, CriError, v1};
+use async_trait::async_trait;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+/// Upstream's own cap on a message of the runtime: lists on full nodes pass gRPC's usual 4 MiB.
+const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+/// For calls that only read what the runtime holds.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+/// For calls that ask the runtime to measure or to set something up.
+const WORK_LIMIT: Duration = Duration::from_secs(30);
+/// A command without a time limit of its own: what a kubelet lets a stream last.
+const COMMAND_LIMIT: Duration = Duration::from_hours(4);
+
+/// A runtime behind a unix socket. Dials when first used and again after the runtime was restarted.
+#[derive(Clone)]
+pub struct CriClient {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+impl CriClient {
+    /// A client of the runtime at `socket`. Must be called within a Tokio runtime; nothing is dialled yet.
+    pub fn new(socket: &Path) -> Result<Self, CriError> {
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
+            .map_err(|source| CriError::Endpoint { path: socket.to_path_buf(), source })?
+            .connect_timeout(Duration::from_secs(3));
+        let channel = endpoint.connect_lazy();
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+        })
+    }
+}
+
+/// A request that tells the runtime how long it will be waited for.
+fn request<T>(message: T, limit: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+async fn answer<T>(
+    call: &'static str,
+    limit: Duration,
+    answer: impl Future<Output = Result<Response<T>, Status>> + Send,
+) -> Result<T, CriError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(CriError::Call { call, source: Box::new(status) }),
+        Err(_) => Err(CriError::Deadline { call, limit }),
+    }
+}
+
+#[async_trait]
+impl Cri for CriClient {
+    async fn version(&self) -> Result<v1::VersionResponse, CriError> {
+        let message = v1::VersionRequest { version: "v1".into() };
+        answer("Version", READ_LIMIT, self.runtime.clone().version(request(message, READ_LIMIT))).await
+    }
+
+    async fn status(&self) -> Result<v1::StatusResponse, CriError> {
+        let message = v1::StatusRequest { verbose: false };
+        answer("Status", READ_LIMIT, self.runtime.clone().status(request(message, READ_LIMIT))).await
+    }
+
+    async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse, CriError> {
+        let message = v1::RuntimeConfigRequest {};
+        answer("RuntimeConfig", READ_LIMIT, self.runtime.clone().runtime_config(request(message, READ_LIMIT))).await
+    }
+
+    async fn pod_sandboxes(&self, filter: v1::PodSandboxFilter) -> Result<Vec<v1::PodSandbox>, CriError> {
+        let message = v1::ListPodSandboxRequest { filter: Some(filter) };
+        let list = answer("ListPodSandbox", READ_LIMIT, self.runtime.clone().list_pod_sandbox(request(message, READ_LIMIT))).await?;
+        Ok(list.items)
+    }
+
+    async fn containers(&self, filter: v1::ContainerFilter) -> Result<Vec<v1::Container>, CriError> {
+        let message = v1::ListContainersRequest { filter: Some(filter) };
+        let list = answer("ListContainers", READ_LIMIT, self.runtime.clone().list_containers(request(message, READ_LIMIT))).await?;
+        Ok(list.containers)
+    }
+
+    async fn container_status(&self, container_id: &str) -> Result<v1::ContainerStatus, CriError> {
+        let message = v1::ContainerStatusRequest { container_id: container_id.into(), verbose: false };
+        answer("ContainerStatus", READ_LIMIT, self.runtime.clone().container_status(request(message, READ_LIMIT)))
+            .await?
+            .status
+            .ok_or(CriError::Incomplete { call: "ContainerStatus", missing: "a status" })
+    }
+
+    async fn exec_sync(&self, message: v1::ExecSyncRequest) -> Result<v1::ExecSyncResponse, CriError> {
+        let limit = match u64::try_from(message.timeout) {
+            // The runtime ends the command at its limit; the margin is for its answer.
+            Ok(seconds) if seconds > 0 => (Duration::from_secs(seconds) + READ_LIMIT).min(COMMAND_LIMIT),
+            _ => COMMAND_LIMIT,
+        };
+        // stdout and stderr are capped at 16 MiB each by the runtime (CVE-2022-1708).
+        let mut client = self.runtime.clone().max_decoding_message_size(2 * MAX_MESSAGE + 4096);
+        answer("ExecSync", limit, client.exec_sync(request(message, limit))).await
+    }
+
+    async fn exec(&self, message: v1::ExecRequest) -> Result<String, CriError> {
+        Ok(answer("Exec", WORK_LIMIT, self.runtime.clone().exec(request(message, WORK_LIMIT))).await?.url)
+    }
+
+    async fn attach(&self, message: v1::AttachRequest) -> Result<String, CriError> {
+        Ok(answer("Attach", WORK_LIMIT, self.runtime.clone().attach(request(message, WORK_LIMIT))).await?.url)
+    }
+
+    async fn port_forward(&self, message: v1::PortForwardRequest) -> Result<String, CriError> {
+        Ok(answer("PortForward", WORK_LIMIT, self.runtime.clone().port_forward(request(message, WORK_LIMIT))).await?.url)
+    }
+
+    async fn pod_sandbox_stats(&self, filter: v1::PodSandboxStatsFilter) -> Result<Vec<v1::PodSandboxStats>, CriError> {
+        let message = v1::ListPodSandboxStatsRequest { filter: Some(filter) };
+        let call = "ListPodSandboxStats";
+        Ok(answer(call, WORK_LIMIT, self.runtime.clone().list_pod_sandbox_stats(request(message, WORK_LIMIT))).await?.stats)
+    }
+
+    async fn images(&self) -> Result<Vec<v1::Image>, CriError> {
+        let message = v1::ListImagesRequest { filter: None };
+        Ok(answer("ListImages", READ_LIMIT, self.images.clone().list_images(request(message, READ_LIMIT))).await?.images)
+    }
+
+    async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse, CriError> {
+        let message = v1::ImageFsInfoRequest {};
+        answer("ImageFsInfo", READ_LIMIT, self.images.clone().image_fs_info(request(message, READ_LIMIT))).await
+    }
+}

@@ -1,0 +1,102 @@
+//! What every [`Cri`] must do, run against the fake, against the fake behind a real socket, and (by hand, see below)
+//! against a runtime.
+
+use super::fake::FakeCri;
+use super::{Cri, CriClient, fake_socket, v1};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use tonic::Code;
+
+/// Holds for any runtime, whatever runs in it.
+async fn reads(cri: &dyn Cri) {
+    assert_eq!(cri.version().await.unwrap().runtime_api_version, "v1");
+    let conditions = cri.status().await.unwrap().status.unwrap().conditions;
+    assert!(conditions.iter().any(|condition| condition.r#type == "RuntimeReady" && condition.status));
+    match cri.runtime_config().await {
+        Ok(config) => assert!(config.linux.is_some()),
+        Err(error) => assert_eq!(error.code(), Code::Unimplemented),
+    }
+    let all = cri.pod_sandboxes(v1::PodSandboxFilter::default()).await.unwrap();
+    for sandbox in &all {
+        let one = v1::PodSandboxFilter { id: sandbox.id.clone(), ..Default::default() };
+        assert_eq!(cri.pod_sandboxes(one).await.unwrap().len(), 1);
+    }
+    let unlabelled = HashMap::from([("nestling.dev/no-such".to_owned(), "x".to_owned())]);
+    let filter = v1::PodSandboxFilter { label_selector: unlabelled.clone(), ..Default::default() };
+    assert_eq!(cri.pod_sandboxes(filter).await.unwrap(), []);
+    let filter = v1::PodSandboxStatsFilter { label_selector: unlabelled, ..Default::default() };
+    assert_eq!(cri.pod_sandbox_stats(filter).await.unwrap(), []);
+
+    for container in cri.containers(v1::ContainerFilter::default()).await.unwrap() {
+        let status = cri.container_status(&container.id).await.unwrap();
+        assert_eq!(status.id, container.id);
+        assert!(Path::new(&status.log_path).is_absolute() || status.log_path.is_empty());
+    }
+    assert!(cri.container_status("no-such-container").await.unwrap_err().is_not_found());
+    let exec = v1::ExecRequest { container_id: "no-such-container".into(), cmd: vec!["true".into()], stdout: true, ..Default::default() };
+    assert!(cri.exec(exec).await.is_err());
+    let forward = v1::PortForwardRequest { pod_sandbox_id: "no-such-sandbox".into(), port: vec![] };
+    assert!(cri.port_forward(forward).await.is_err());
+    cri.images().await.unwrap();
+    assert!(!cri.image_fs_info().await.unwrap().image_filesystems.is_empty());
+}
+
+fn filled() -> FakeCri {
+    let fake = FakeCri::default();
+    fake.with(|state| {
+        state.sandboxes.push(v1::PodSandbox { id: "s1".into(), ..Default::default() });
+        state.containers.push(v1::Container { id: "c1".into(), pod_sandbox_id: "s1".into(), ..Default::default() });
+        let status = v1::ContainerStatus { id: "c1".into(), log_path: "/var/log/pods/a/b/0.log".into(), ..Default::default() };
+        state.statuses.insert("c1".into(), status);
+        state.streaming_url = "http://127.0.0.1:1/exec/token".into();
+    });
+    fake
+}
+
+#[tokio::test]
+async fn the_fake_keeps_the_contract() {
+    reads(&filled()).await;
+}
+
+#[tokio::test]
+async fn the_client_keeps_the_contract_over_a_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("cri.sock");
+    let fake = Arc::new(filled());
+    let server = fake_socket::serve(&socket, fake.clone());
+    let client = CriClient::new(&socket).unwrap();
+    reads(&client).await;
+
+    let request = v1::ExecRequest { container_id: "c1".into(), cmd: vec!["ls".into()], stdout: true, ..Default::default() };
+    assert_eq!(client.exec(request.clone()).await.unwrap(), "http://127.0.0.1:1/exec/token");
+    assert_eq!(fake.with(|state| state.execs.clone()), [request]);
+    server.abort();
+}
+
+#[tokio::test]
+async fn the_client_dials_again_after_the_runtime_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("cri.sock");
+    let client = CriClient::new(&socket).unwrap();
+    assert_eq!(client.version().await.unwrap_err().code(), Code::Unavailable);
+    for _ in 0..2 {
+        let server = fake_socket::serve(&socket, Arc::new(filled()));
+        // A connection that broke is noticed by the call that finds it broken.
+        let mut last = client.version().await;
+        if last.is_err() {
+            last = client.version().await;
+        }
+        assert_eq!(last.unwrap().runtime_name, "fake");
+        server.abort();
+        let _ = server.await;
+        std::fs::remove_file(&socket).unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs a container runtime: its socket in NESTLING_CRI_SOCKET (only reads)"]
+async fn a_runtime_keeps_the_contract() {
+    let socket = std::env::var_os("NESTLING_CRI_SOCKET").expect("NESTLING_CRI_SOCKET names a runtime's socket");
+    reads(&CriClient::new(Path::new(&socket)).unwrap()).await;
+}

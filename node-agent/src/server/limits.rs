@@ -1,0 +1,96 @@
+//! Bounds on what callers may hold of the agent, so that one tenant cannot take the kubelet API from the others.
+
+use nestling_crds::names::TenantUid;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How much, and how long.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections in all, those in their handshake included.
+    pub connections: usize,
+    /// Connections of one tenant; a stream is one, and so is a followed log.
+    pub connections_per_tenant: usize,
+    /// From accepted to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// A connection without a request, and a request whose header does not end. A kubelet's is 90 s too.
+    pub idle: Duration,
+    /// A stream on which nothing moves (`streamingConnectionIdleTimeout`).
+    pub stream_idle: Duration,
+    /// What is under way when the agent stops may take so long to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_tenant: 512,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(90),
+            stream_idle: Duration::from_hours(4),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Counts each tenant's connections.
+pub struct PerTenant {
+    most: usize,
+    held: Mutex<HashMap<TenantUid, usize>>,
+}
+
+/// One connection's place among its tenant's; given back when dropped.
+pub struct Slot {
+    tenant: TenantUid,
+    of: Arc<PerTenant>,
+}
+
+impl PerTenant {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, held: Mutex::default() })
+    }
+
+    /// None when the tenant holds all it may.
+    pub fn take(self: &Arc<Self>, tenant: &TenantUid) -> Option<Slot> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(tenant.clone()).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Slot { tenant: tenant.clone(), of: Arc::clone(self) })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut held = self.of.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_do_not_take_each_others_places() {
+        let per_tenant = PerTenant::new(2);
+        let (a, b) = (TenantUid::new("a"), TenantUid::new("b"));
+        let first = per_tenant.take(&a).unwrap();
+        let second = per_tenant.take(&a).unwrap();
+        assert!(per_tenant.take(&a).is_none());
+        let other = per_tenant.take(&b).unwrap();
+        drop(first);
+        let third = per_tenant.take(&a).unwrap();
+        drop((second, third, other));
+        assert!(per_tenant.held.lock().unwrap().is_empty());
+    }
+}
