@@ -3,6 +3,7 @@
 
 mod access;
 mod logs;
+mod runtime;
 mod stats;
 mod streams;
 mod world;

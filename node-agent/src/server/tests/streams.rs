@@ -86,7 +86,7 @@ async fn exec_is_relayed_byte_for_byte() {
         let path = "/exec/default/web/main?command=sh&command=-c&command=echo+1&input=1&output=1&error=1&tty=1";
         let (headers, stream) = world.client("tenant-a").await.upgrade(method, path, protocol).await.unwrap();
         assert_eq!(headers[UPGRADE], protocol);
-        assert_eq!(headers["x-stream-protocol-version"], "v4.channel.k8s.io");
+        assert_eq!(headers["x-stream-protocol-version"], "v4.channel.k8s.io", "the answer's headers");
         let mut stream = TokioIo::new(stream);
         expect(&mut stream, b"hello").await;
         let bytes: Vec<u8> = (0..=255).collect();

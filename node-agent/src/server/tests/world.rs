@@ -1,7 +1,7 @@
 //! A node with two tenants, alike in every name, and a client for the role of a tenant's apiserver.
 
 use crate::cri::fake::FakeCri;
-use crate::cri::{labels as cri_labels, v1};
+use crate::cri::{Cri, labels as cri_labels, v1};
 use crate::server::{ClientCas, Limits, Server, ServerConfig};
 use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
 use http::header::{CONNECTION, UPGRADE};
@@ -254,6 +254,11 @@ impl World {
     }
 
     pub async fn with_limits(limits: Limits) -> Self {
+        Self::with_runtime(limits, None, &[]).await
+    }
+
+    /// With a runtime other than the fake, whose logs lie below `log_roots`.
+    pub async fn with_runtime(limits: Limits, runtime: Option<Arc<dyn Cri>>, log_roots: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cri = Arc::new(FakeCri::default());
         let tenants = Tenants::default();
@@ -272,8 +277,8 @@ impl World {
             serving: Arc::new(pair.unwrap()),
             client_cas: client_cas.clone(),
             tenants: tenants.clone(),
-            cri: cri.clone(),
-            log_roots: vec![dir.path().to_path_buf()],
+            cri: runtime.unwrap_or_else(|| cri.clone()),
+            log_roots: log_roots.iter().map(Into::into).chain([dir.path().to_path_buf()]).collect(),
             limits,
         };
         let server = Server::bind(config).await.unwrap();
@@ -345,14 +350,25 @@ impl Client {
 
     /// An upgrade that is granted: the headers of the answer, and the stream.
     pub async fn upgrade(&mut self, method: &str, path: &str, protocol: &str) -> Result<(http::HeaderMap, Upgraded), (StatusCode, String)> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "node")
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, protocol)
-            .header("x-stream-protocol-version", "v4.channel.k8s.io")
             .header("authorization", "Bearer of-the-tenant");
+        let negotiation: &[_] = if protocol == "websocket" {
+            &[
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+                ("sec-websocket-version", "13"),
+                ("sec-websocket-protocol", "v4.channel.k8s.io"),
+            ]
+        } else {
+            &[("x-stream-protocol-version", "v4.channel.k8s.io")]
+        };
+        for (name, value) in negotiation {
+            request = request.header(*name, *value);
+        }
         let mut response = self.send(request.body(Empty::new()).unwrap()).await.unwrap();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let headers = response.headers().clone();
