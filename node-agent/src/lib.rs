@@ -5,6 +5,9 @@
 //! becomes of them, `proxy` turns its Services into rules. `server` is the kubelet API for all tenants; it finds pods
 //! through the `tenant::Tenants` registry and streams through `cri`.
 
+pub mod app;
+pub mod control;
 pub mod cri;
+pub mod node;
 pub mod server;
 pub mod tenant;

@@ -3,6 +3,11 @@
 //!
 //! [`Tenants`] is the registry that the kubelet API looks tenants up in.
 
+pub mod connection;
+mod farewell;
+pub mod group;
+pub mod supervisor;
+
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::Store;

@@ -1,0 +1,136 @@
+//! The loop that registers the tenant's Node and keeps it right.
+
+use super::host::HostNode;
+use super::{NodeError, call, desired, patch};
+use crate::tenant::Tenant;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::watch_object;
+use nestling_crds::labels::AGENT;
+use nestling_runtime::backoff::Steps;
+use serde_json::Value;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+/// The status is looked at so often (`nodeStatusUpdateFrequency`) …
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// … and written at least so often (`nodeStatusReportFrequency`).
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+const RETRY: Duration = Duration::from_millis(200);
+
+pub(super) struct Keeper {
+    tenant: Arc<Tenant>,
+    nodes: Api<Node>,
+    host: HostNode,
+    /// UID of the tenant's Node, for the lease.
+    uid: watch::Sender<Option<String>>,
+    existing: Option<Node>,
+    reported: Option<Instant>,
+}
+
+impl Keeper {
+    pub(super) fn new(tenant: Arc<Tenant>, host: HostNode, uid: watch::Sender<Option<String>>) -> Self {
+        let nodes = Api::all(tenant.kubelet.clone());
+        Self { tenant, nodes, host, uid, existing: None, reported: None }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut host = self.host.clone();
+        host.known().await;
+        let mut own = pin!(watch_object(self.nodes.clone(), self.tenant.node.as_str()).default_backoff());
+        let mut steps = Steps::new(RETRY, LOOK_EVERY);
+        // Nothing is written before the first answer of the watch says whether there is a Node.
+        let mut seen = false;
+        let mut next_look = Instant::now() + LOOK_EVERY;
+        loop {
+            tokio::select! {
+                () = sleep_until(next_look) => {}
+                () = host.changed() => {}
+                Some(change) = own.next() => match change {
+                    Ok(node) => {
+                        // A Node that somebody deleted is registered again, but not at once: whoever removes nodes
+                        // for good (the cloud controller manager) must not be raced.
+                        let deleted = seen && node.is_none();
+                        seen = true;
+                        self.take(node);
+                        if deleted {
+                            next_look = Instant::now() + LOOK_EVERY;
+                            continue;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot watch the tenant's Node");
+                        continue;
+                    }
+                },
+            }
+            if !seen {
+                next_look = Instant::now() + LOOK_EVERY;
+                continue;
+            }
+            next_look = match self.settle().await {
+                Ok(()) => {
+                    steps.succeeded();
+                    Instant::now() + LOOK_EVERY
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot keep the tenant's Node");
+                    Instant::now() + steps.failed()
+                }
+            };
+        }
+    }
+
+    fn take(&mut self, node: Option<Node>) {
+        let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
+        self.uid.send_if_modified(|old| uid.is_some() && std::mem::replace(old, uid.clone()) != uid);
+        self.existing = node;
+    }
+
+    /// One look and the writes it asks for.
+    async fn settle(&mut self) -> Result<(), NodeError> {
+        let Some(host) = self.host.current() else { return Ok(()) };
+        let tenant = self.tenant.clone();
+        let (spec, name) = (&tenant.spec, &tenant.node);
+        let Some(mut existing) = self.existing.clone() else {
+            if spec.draining {
+                return Ok(());
+            }
+            let node = desired::registration(&host, spec, name, Timestamp::now());
+            let node = call("register the Node", self.nodes.create(&PostParams::default(), &node)).await?;
+            tracing::info!("registered the Node");
+            self.reported = Some(Instant::now());
+            self.take(Some(node));
+            return Ok(());
+        };
+        if let Some(change) = patch::node(&existing, &host, spec, name) {
+            existing = call("change the Node", self.nodes.patch(name.as_str(), &params(), &Patch::Merge(change))).await?;
+            self.take(Some(existing.clone()));
+        }
+        let desired = desired::status(&host, spec, &existing, Timestamp::now());
+        let heartbeat = self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY);
+        if let Some(change) = patch::status(&existing, &desired, heartbeat).map_err(NodeError::Patch)? {
+            self.write_status(change).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_status(&mut self, change: Value) -> Result<(), NodeError> {
+        let patch = Patch::Strategic(change);
+        let node = call("report the Node's status", self.nodes.patch_status(self.tenant.node.as_str(), &params(), &patch)).await?;
+        self.reported = Some(Instant::now());
+        self.take(Some(node));
+        Ok(())
+    }
+}
+
+fn params() -> PatchParams {
+    PatchParams { field_manager: Some(AGENT.into()), ..PatchParams::default() }
+}

@@ -1,0 +1,101 @@
+//! A tenant leaves this node: what it has here is removed from the host.
+//!
+//! The tenant's own Node is not ours to delete (a node identity has no right to); its cloud controller manager does so
+//! when the host node no longer serves the tenant, and the tenant's pods of that node go with it.
+
+use super::TenantSpec;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::core::{NamespaceResourceScope, Resource, ResourceExt as _};
+use kube::{Api, Client};
+use nestling_crds::labels;
+use nestling_crds::names::NodeName;
+use nestling_runtime::backoff::Steps;
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const CALL: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
+/// Longer than any usual grace; past it the host pods are left to the host's own deletion, which is under way.
+const LIMIT: Duration = Duration::from_secs(300);
+
+#[derive(Debug, thiserror::Error)]
+enum FarewellError {
+    #[error("cannot list {kind}")]
+    List {
+        kind: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("cannot delete {kind} {name}")]
+    Delete {
+        kind: String,
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("no answer within {CALL:?}")]
+    Timeout,
+}
+
+/// Deletes the tenant's host pods on this node, waits until they are gone, then deletes the copies they used.
+pub(super) async fn remove(host: &Client, node: &NodeName, spec: &TenantSpec) {
+    let namespace = spec.workload_namespace.as_str();
+    let mine = format!("{}={},{}={node},{}={}", labels::TENANT, spec.uid, labels::NODE, labels::MANAGED_BY, labels::AGENT);
+    let deadline = Instant::now() + LIMIT;
+    let mut steps = Steps::new(LOOK_EVERY, RETRY_AT_MOST);
+    while Instant::now() < deadline {
+        let left = async {
+            let pods = delete_all::<Pod>(Api::namespaced(host.clone(), namespace), &mine).await?;
+            if pods == 0 {
+                delete_all::<ConfigMap>(Api::namespaced(host.clone(), namespace), &mine).await?;
+                delete_all::<Secret>(Api::namespaced(host.clone(), namespace), &mine).await?;
+            }
+            Ok::<_, FarewellError>(pods)
+        };
+        match left.await {
+            Ok(0) => {
+                tracing::info!("nothing of the tenant is left on this node");
+                return;
+            }
+            Ok(_) => sleep(LOOK_EVERY).await,
+            Err(error) => {
+                let pause = steps.failed();
+                tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "cannot remove what the tenant has on this node");
+                sleep(pause).await;
+            }
+        }
+    }
+    tracing::warn!(limit = ?LIMIT, "the tenant's pods on this node are still being deleted");
+}
+
+/// Asks for the deletion of all that is selected and not being deleted yet; how many there still are.
+async fn delete_all<K>(api: Api<K>, selector: &str) -> Result<usize, FarewellError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let kind = K::kind(&()).to_string();
+    let list = ListParams::default().labels(selector);
+    let found = within(api.list(&list)).await?.map_err(|source| FarewellError::List { kind: kind.clone(), source })?;
+    for object in &found.items {
+        if object.meta().deletion_timestamp.is_some() {
+            continue;
+        }
+        let name = object.name_any();
+        let params =
+            DeleteParams { preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }), ..DeleteParams::default() };
+        match within(api.delete(&name, &params)).await? {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+            Err(source) => return Err(FarewellError::Delete { kind, name, source }),
+        }
+    }
+    Ok(found.items.len())
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> Result<T, FarewellError> {
+    tokio::time::timeout(CALL, future).await.map_err(|_| FarewellError::Timeout)
+}

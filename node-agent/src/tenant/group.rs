@@ -1,0 +1,158 @@
+//! The task group of one tenant: its identities, its Node, its pods and its Services, from when the tenant is known until
+//! it is to stop or is described differently.
+
+use super::connection::{Connection, ConnectionError};
+use super::{PodStores, Tenant, TenantSpec, Tenants};
+use crate::control::Operator;
+use crate::control::identity::{self, Issued, Purpose};
+use crate::node::{self, HostNode};
+use kube::Client;
+use kube::runtime::reflector;
+use nestling_crds::names::NodeName;
+use nestling_runtime::backoff::Steps;
+use nestling_runtime::tls::{Certificate, CertificateError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+const RESTART: Duration = Duration::from_millis(500);
+const RESTART_AT_MOST: Duration = Duration::from_secs(30);
+/// A group that has run so long has not failed to start.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Parts that are asked to stop have so long.
+const STOP: Duration = Duration::from_secs(10);
+
+/// What all tenants of the node share.
+pub struct Shared {
+    pub node: NodeName,
+    pub host: Client,
+    pub host_node: HostNode,
+    pub operator: Operator,
+    pub tenants: Tenants,
+}
+
+/// The tenant's API through each of the node's two identities.
+struct Connections {
+    kubelet: Connection,
+    proxy: Connection,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("a certificate from the operator cannot be used")]
+    Certificate(#[from] CertificateError),
+    #[error("cannot connect to the tenant")]
+    Connection(#[from] ConnectionError),
+}
+
+/// Serves the tenant until `stop`; parts that fail are started again with backoff.
+pub(super) async fn run(shared: &Arc<Shared>, spec: &TenantSpec, stop: CancellationToken) {
+    let kubelet = Purpose::Kubelet(spec.uid.clone());
+    let proxy = Purpose::Proxy(spec.uid.clone());
+    let first = async { tokio::join!(identity::first(&shared.operator, &kubelet), identity::first(&shared.operator, &proxy)) };
+    let Some((kubelet_first, proxy_first)) = stop.run_until_cancelled(first).await else { return };
+    let connections = match connect(spec, &kubelet_first, &proxy_first) {
+        Ok(connections) => connections,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot serve the tenant as it is described");
+            stop.cancelled().await;
+            return;
+        }
+    };
+    let renewals = async {
+        tokio::join!(
+            identity::keep(&shared.operator, &kubelet, kubelet_first, |issued| replace(&connections.kubelet, issued)),
+            identity::keep(&shared.operator, &proxy, proxy_first, |issued| replace(&connections.proxy, issued)),
+        )
+    };
+    tokio::select! {
+        _ = renewals => {}
+        () = serve(shared, spec, &connections, &stop) => {}
+    }
+}
+
+fn connect(spec: &TenantSpec, kubelet: &Issued, proxy: &Issued) -> Result<Connections, StartError> {
+    let connection =
+        |issued: &Issued| -> Result<Connection, StartError> { Ok(Connection::new(&spec.endpoint, &spec.ca_bundle, certificate(issued)?)?) };
+    Ok(Connections { kubelet: connection(kubelet)?, proxy: connection(proxy)? })
+}
+
+fn certificate(issued: &Issued) -> Result<Certificate, CertificateError> {
+    let certificate = Certificate::default();
+    issued.install(&certificate)?;
+    Ok(certificate)
+}
+
+fn replace(connection: &Connection, issued: &Issued) {
+    match certificate(issued) {
+        Ok(certificate) => connection.replace(certificate),
+        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a renewed certificate cannot be used"),
+    }
+}
+
+/// Runs the parts, all anew when one of them ends: they share stores, which can be filled only once.
+async fn serve(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: &CancellationToken) {
+    let mut steps = Steps::new(RESTART, RESTART_AT_MOST);
+    while !stop.is_cancelled() {
+        let started = Instant::now();
+        serve_once(shared, spec, connections, stop.child_token()).await;
+        if started.elapsed() >= SETTLED {
+            steps.succeeded();
+        }
+        let _: Option<()> = stop.run_until_cancelled(sleep(steps.failed())).await;
+    }
+    shared.tenants.remove(&spec.uid);
+}
+
+async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
+    let (tenant_pods, _tenant_writer) = reflector::store();
+    let (host_pods, _host_writer) = reflector::store();
+    let tenant = Arc::new(Tenant {
+        spec: spec.clone(),
+        node: shared.node.clone(),
+        kubelet: connections.kubelet.client(),
+        proxy: connections.proxy.client(),
+        host: shared.host.clone(),
+        stores: PodStores { tenant: tenant_pods, host: host_pods },
+    });
+    shared.tenants.insert(tenant.clone());
+    let mut parts: JoinSet<&'static str> = JoinSet::new();
+    parts.spawn(part("node", node::run(tenant.clone(), shared.host_node.clone(), stop.clone())));
+    match parts.join_next().await {
+        Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),
+        Some(Err(error)) => tracing::error!(%error, "a part of the tenant ended unexpectedly"),
+        Some(Ok(_)) | None => {}
+    }
+    stop.cancel();
+    let rest = async { while parts.join_next().await.is_some() {} };
+    if timeout(STOP, rest).await.is_err() {
+        tracing::warn!(limit = ?STOP, "a part of the tenant did not stop");
+        parts.shutdown().await;
+    }
+}
+
+/// One part of the group under its name; what it fails of is logged here, once.
+async fn part<R: Outcome>(name: &'static str, run: impl Future<Output = R>) -> &'static str {
+    run.instrument(tracing::info_span!("part", part = name)).await.report(name);
+    name
+}
+
+/// How a part says that it has ended.
+trait Outcome {
+    fn report(self, name: &'static str);
+}
+
+impl Outcome for () {
+    fn report(self, _name: &'static str) {}
+}
+
+impl<E: std::error::Error + 'static> Outcome for Result<(), E> {
+    fn report(self, name: &'static str) {
+        if let Err(error) = self {
+            tracing::error!(part = name, error = &error as &dyn std::error::Error, "a part of the tenant failed");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One lasting task per tenant, told what the operator wants of it.
+
+use super::group::{self, Shared};
+use super::{TenantSpec, farewell};
+use crate::control::Change;
+use nestling_crds::names::TenantUid;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// What a tenant's task is to do: serve this, or (`None`) clean up and end.
+type Wanted = Option<Arc<TenantSpec>>;
+
+/// Serves the tenants that `changes` names until `shutdown`, then waits for all of them to stop. Stopping leaves the
+/// pods of tenants running: the next agent takes over from there.
+pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
+    let mut tenants: HashMap<TenantUid, watch::Sender<Wanted>> = HashMap::new();
+    let mut tasks: JoinSet<TenantUid> = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(ended) = tasks.join_next() => match ended {
+                // A tenant may have come back after its task had decided to end.
+                Ok(uid) => {
+                    let again = tenants.remove(&uid).and_then(|wanted| wanted.borrow().clone());
+                    if let Some(spec) = again {
+                        start(&shared, &mut tenants, &mut tasks, spec, &shutdown);
+                    }
+                }
+                Err(error) => tracing::error!(%error, "a tenant's task ended unexpectedly"),
+            },
+            change = changes.recv() => match change {
+                Some(Change::Serve(spec)) => match tenants.get(&spec.uid) {
+                    Some(wanted) => drop(wanted.send_replace(Some(Arc::new(*spec)))),
+                    None => start(&shared, &mut tenants, &mut tasks, Arc::new(*spec), &shutdown),
+                },
+                Some(Change::Remove(uid)) => {
+                    if let Some(wanted) = tenants.get(&uid) {
+                        wanted.send_replace(None);
+                    }
+                }
+                None => break,
+            },
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a tenant's task ended unexpectedly");
+        }
+    }
+}
+
+fn start(
+    shared: &Arc<Shared>,
+    tenants: &mut HashMap<TenantUid, watch::Sender<Wanted>>,
+    tasks: &mut JoinSet<TenantUid>,
+    spec: Arc<TenantSpec>,
+    shutdown: &CancellationToken,
+) {
+    let span = tracing::info_span!("tenant", tenant = %format_args!("{}/{}", spec.namespace, spec.name));
+    let uid = spec.uid.clone();
+    let (sender, wanted) = watch::channel(Some(spec));
+    tenants.insert(uid.clone(), sender);
+    tasks.spawn(serve(shared.clone(), uid, wanted, shutdown.clone()).instrument(span));
+}
+
+/// Serves one tenant as it is wanted; every change of what is wanted starts its group anew.
+async fn serve(shared: Arc<Shared>, uid: TenantUid, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) -> TenantUid {
+    let mut last = None;
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        let Some(spec) = now else { break };
+        last = Some(spec.clone());
+        let stop = shutdown.child_token();
+        let changed = async {
+            if wanted.changed().await.is_err() {
+                shutdown.cancelled().await;
+            }
+            stop.cancel();
+        };
+        tokio::join!(group::run(&shared, &spec, stop.clone()), changed_or_shutdown(changed, &shutdown));
+        if shutdown.is_cancelled() {
+            return uid;
+        }
+    }
+    if let Some(spec) = last {
+        let clean = farewell::remove(&shared.host, &shared.node, &spec);
+        if shutdown.run_until_cancelled(clean).await.is_none() {
+            tracing::warn!("stopping before the tenant's pods are gone from this node");
+        }
+    }
+    uid
+}
+
+async fn changed_or_shutdown(changed: impl Future<Output = ()>, shutdown: &CancellationToken) {
+    let _: Option<()> = shutdown.run_until_cancelled(changed).await;
+}
