@@ -9,5 +9,6 @@ pub mod app;
 pub mod control;
 pub mod cri;
 pub mod node;
+pub mod proxy;
 pub mod server;
 pub mod tenant;

@@ -1,0 +1,360 @@
+//! The one task that writes the table: it waits for something to change, works out one transaction per address family,
+//! applies it, and has the aftermath cleaned up.
+
+use super::aftermath::{Aftermath, is_misremembered};
+use super::bridges::BridgeProbe;
+use super::conntrack::{Conntrack, ConntrackError, Sweep};
+use super::metrics::{Outcome, ProxyMetrics};
+use super::netfilter::{Listing, Netfilter, NetfilterError};
+use super::rules::{Approach, Family, Installed, Want, forget, plan};
+use super::shared::Shared;
+use nestling_runtime::backoff::Steps;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Changes of Services that come within this time go into one transaction. New pods do not wait.
+const BATCH: Duration = Duration::from_millis(20);
+/// How long the rules of another version of the agent stay while tenants become known, before they are replaced.
+const FOREIGN_HOLD: Duration = Duration::from_secs(10);
+/// How often the table is looked for: a host tool that flushes all rules flushes these too.
+const PRESENCE_CHECK: Duration = Duration::from_secs(60);
+/// Session affinity times out while it is read; a few attempts find a quiet moment.
+const FORGET_ATTEMPTS: u32 = 3;
+
+/// What the kernel has of one family's table, as far as is known.
+enum Kernel {
+    Known(Option<Installed>),
+    /// Another version's table.
+    Foreign,
+    /// A transaction failed, or the table could not be read.
+    Unknown {
+        failures: u32,
+    },
+}
+
+pub struct Driver {
+    shared: Arc<Shared>,
+    netfilter: Arc<dyn Netfilter>,
+    conntrack: Arc<dyn Conntrack>,
+    bridges: BridgeProbe,
+    metrics: ProxyMetrics,
+    kernel: BTreeMap<Family, Kernel>,
+    started: Instant,
+    steps: Steps,
+    retry_at: Option<Instant>,
+    /// To be swept, not begun.
+    sweep: Option<Sweep>,
+    /// What the last sweep could not do; the next one does it too.
+    unswept: Sweep,
+    sweeping: Option<JoinHandle<(Sweep, Result<u64, ConntrackError>)>>,
+}
+
+impl Driver {
+    pub fn new(
+        shared: Arc<Shared>,
+        netfilter: Arc<dyn Netfilter>,
+        conntrack: Arc<dyn Conntrack>,
+        bridges: BridgeProbe,
+        metrics: ProxyMetrics,
+    ) -> Self {
+        Self {
+            shared,
+            netfilter,
+            conntrack,
+            bridges,
+            metrics,
+            kernel: BTreeMap::new(),
+            started: Instant::now(),
+            steps: Steps::new(Duration::from_millis(100), Duration::from_secs(30)),
+            retry_at: None,
+            sweep: None,
+            unswept: Sweep::default(),
+            sweeping: None,
+        }
+    }
+
+    /// Ends with `shutdown`, and leaves the rules as they are: connections outlive the agent.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        for family in Family::ALL {
+            let kernel = self.read(family, 0).await;
+            self.kernel.insert(family, kernel);
+        }
+        let mut presence = interval(PRESENCE_CHECK);
+        presence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        presence.reset();
+        loop {
+            let retry_at = self.retry_at;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.shared.changed() => self.batch(&shutdown).await,
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {}
+                _ = presence.tick() => self.check_presence().await,
+                swept = finished(&mut self.sweeping) => {
+                    if self.swept(swept) {
+                        self.begin_sweep();
+                    }
+                    continue;
+                }
+            }
+            self.round().await;
+        }
+        if self.sweeping.is_some() {
+            let swept = finished(&mut self.sweeping).await;
+            self.swept(swept);
+        }
+    }
+
+    /// Lets more changes come, unless one is urgent.
+    async fn batch(&self, shutdown: &CancellationToken) {
+        let until = async {
+            while !self.shared.is_urgent() {
+                self.shared.changed().await;
+            }
+        };
+        tokio::select! {
+            _ = timeout(BATCH, until) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+
+    async fn read(&self, family: Family, failures: u32) -> Kernel {
+        match self.netfilter.list(family).await {
+            Ok(Listing::Absent) => Kernel::Known(None),
+            Ok(Listing::Inherited(installed)) => {
+                tracing::info!(
+                    ?family,
+                    tenants = installed.tenants.len(),
+                    sources = installed.sources.len(),
+                    "taking over the rules of a former agent"
+                );
+                Kernel::Known(Some(installed))
+            }
+            Ok(Listing::Foreign) => {
+                tracing::info!(?family, "replacing the rules of another version of the agent when all tenants are known");
+                Kernel::Foreign
+            }
+            Err(error) => {
+                tracing::warn!(?family, error = %report(&error), "cannot read the rules that are there");
+                Kernel::Unknown { failures: failures + 1 }
+            }
+        }
+    }
+
+    async fn check_presence(&mut self) {
+        for family in Family::ALL {
+            if !matches!(self.kernel.get(&family), Some(Kernel::Known(Some(_)))) {
+                continue;
+            }
+            match self.netfilter.is_present(family).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(?family, "somebody removed the rules; restoring them");
+                    self.kernel.insert(family, Kernel::Unknown { failures: 2 });
+                }
+                Err(error) => tracing::warn!(?family, error = %report(&error), "cannot see whether the rules are still there"),
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        self.retry_at = None;
+        for family in Family::ALL {
+            // The first failure, while there may be rules that this process does not know itself: look again. They would be
+            // lost in a replacement, which is what comes after the second.
+            if matches!(self.kernel.get(&family), Some(Kernel::Unknown { failures: 1 })) && !self.shared.is_complete() {
+                let kernel = self.read(family, 1).await;
+                self.kernel.insert(family, kernel);
+            }
+        }
+        if !self.foreign_may_go() {
+            return;
+        }
+        let installed: BTreeMap<Family, Installed> = self
+            .kernel
+            .iter()
+            .filter_map(|(family, kernel)| match kernel {
+                Kernel::Known(Some(installed)) => Some((*family, installed.clone())),
+                _ => None,
+            })
+            .collect();
+        let bridges = Family::ALL.map(|family| (family, self.bridges.hiding(family))).into();
+        let (told, want) = self.shared.want(&installed, bridges);
+        let mut is_done = true;
+        for family in Family::ALL {
+            is_done &= self.bring_about(family, &want).await;
+        }
+        if is_done {
+            self.steps.succeeded();
+            if let Some(since) = told.since {
+                self.metrics.latency.observe(since.elapsed().as_secs_f64());
+            }
+            self.shared.applied(told.generation);
+        } else {
+            self.shared.postponed(told);
+            self.retry_at = Some(Instant::now() + self.steps.failed());
+        }
+        self.count(&want);
+        self.begin_sweep();
+    }
+
+    /// A foreign table stays until everything that would replace it is known, or for so long.
+    fn foreign_may_go(&mut self) -> bool {
+        let is_foreign = self.kernel.values().any(|kernel| matches!(kernel, Kernel::Foreign));
+        let deadline = self.started + FOREIGN_HOLD;
+        if !is_foreign || self.shared.is_complete() || Instant::now() >= deadline {
+            return true;
+        }
+        self.retry_at = Some(deadline);
+        false
+    }
+
+    /// False: it failed, and is to be tried again.
+    async fn bring_about(&mut self, family: Family, want: &Want) -> bool {
+        let (approach, before, failures) = match self.kernel.remove(&family) {
+            Some(Kernel::Known(before)) => (Approach::Change, before, 0),
+            Some(Kernel::Unknown { failures }) => (Approach::Replace, None, failures),
+            Some(Kernel::Foreign) | None => (Approach::Replace, None, 0),
+        };
+        let (text, after) = plan(family, approach, before.as_ref(), want);
+        if text.is_empty() {
+            self.kernel.insert(family, Kernel::Known(after));
+            return true;
+        }
+        let begun = Instant::now();
+        let result = self.netfilter.apply(&text).await;
+        self.metrics.apply.observe(begun.elapsed().as_secs_f64());
+        let outcome = result.as_ref().err().map_or("ok", NetfilterError::reason);
+        self.metrics.transactions.get_or_create(&Outcome { outcome }).inc();
+        if let Err(error) = result {
+            tracing::warn!(?family, ?approach, error = %report(&error), "rules were not applied");
+            self.kernel.insert(family, Kernel::Unknown { failures: failures + 1 });
+            return false;
+        }
+        let mut aftermath = Aftermath::of(before.as_ref(), after.as_ref());
+        if approach == Approach::Replace {
+            // Who was served by which rules before is not known: nothing is new.
+            aftermath.fresh.clear();
+            aftermath.is_udp_touched = true;
+        }
+        self.forget(family, &aftermath, after.as_ref()).await;
+        if aftermath.calls_for_sweep() {
+            let sweep = self.sweep.get_or_insert_default();
+            sweep.fresh.extend(aftermath.fresh);
+            sweep.departed.extend(aftermath.departed);
+        }
+        self.kernel.insert(family, Kernel::Known(after));
+        true
+    }
+
+    /// Takes from session affinity the endpoints that are gone. A client of such an endpoint would fail until its entry
+    /// times out, so failing here is worth a warning, not a rebuild.
+    async fn forget(&self, family: Family, aftermath: &Aftermath, after: Option<&Installed>) {
+        for tenant in &aftermath.forgetful {
+            let Some(table) = after.and_then(|after| after.tenants.get(tenant)?.table.clone()) else { continue };
+            for attempt in 1..=FORGET_ATTEMPTS {
+                let result = match self.netfilter.remembered(family, tenant).await {
+                    Ok(mut entries) => {
+                        entries.retain(|entry| is_misremembered(&table, entry));
+                        if entries.is_empty() { Ok(()) } else { self.netfilter.apply(&forget(family, tenant, &entries)).await }
+                    }
+                    Err(error) => Err(error),
+                };
+                match result {
+                    Ok(()) => break,
+                    Err(error) if attempt == FORGET_ATTEMPTS => {
+                        tracing::warn!(%tenant, error = %report(&error), "session affinity may keep clients at endpoints that are gone");
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
+    fn count(&self, want: &Want) {
+        let frontends: usize = want
+            .tenants
+            .values()
+            .map(|tenant| if let super::rules::WantedTenant::Table(table) = tenant { table.frontends.len() } else { 0 })
+            .sum();
+        let set = |gauge: &prometheus_client::metrics::gauge::Gauge, count: usize| gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        set(&self.metrics.frontends, frontends);
+        set(&self.metrics.tenants, want.tenants.len());
+        set(&self.metrics.sources, want.sources.len());
+    }
+
+    /// One sweep at a time, on a thread of its own; what comes meanwhile waits for the next.
+    fn begin_sweep(&mut self) {
+        if self.sweeping.is_some() {
+            return;
+        }
+        let Some(mut sweep) = self.sweep.take() else { return };
+        sweep.merge(std::mem::take(&mut self.unswept));
+        let mut families = Vec::new();
+        sweep.clients.clear();
+        for (family, kernel) in &self.kernel {
+            let Kernel::Known(Some(installed)) = kernel else { continue };
+            families.push(*family);
+            for (address, tenant) in &installed.sources {
+                // Services not known yet: nothing can be judged by them.
+                if let Some(table) = installed.tenants.get(tenant).and_then(|tenant| tenant.table.as_ref()).filter(|table| !table.is_closed)
+                {
+                    sweep.clients.insert(*address, Arc::clone(table));
+                }
+            }
+        }
+        let conntrack = Arc::clone(&self.conntrack);
+        self.sweeping = Some(tokio::task::spawn_blocking(move || {
+            let mut deleted = 0;
+            for family in families {
+                match conntrack.sweep(family, &sweep) {
+                    Ok(count) => deleted += count,
+                    Err(error) => return (sweep, Err(error)),
+                }
+            }
+            (sweep, Ok(deleted))
+        }));
+    }
+
+    /// False: it failed, and waits for the next round.
+    fn swept(&mut self, result: Option<(Sweep, Result<u64, ConntrackError>)>) -> bool {
+        let Some((mut sweep, result)) = result else { return false };
+        let outcome = if result.is_ok() { "ok" } else { "error" };
+        self.metrics.sweeps.get_or_create(&Outcome { outcome }).inc();
+        match result {
+            Ok(deleted) => {
+                self.metrics.swept.inc_by(deleted);
+                // Clients whose Services are not known yet are still to be judged.
+                sweep.fresh.retain(|address| !sweep.clients.contains_key(address));
+                sweep.departed.clear();
+                self.unswept.merge(sweep);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %report(&error), "stale connections were not removed");
+                self.unswept.merge(sweep);
+                self.sweep.get_or_insert_default();
+                false
+            }
+        }
+    }
+}
+
+/// Never, when there is no task.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    let result = match task.as_mut() {
+        Some(handle) => handle.await,
+        None => std::future::pending().await,
+    };
+    *task = None;
+    result.inspect_err(|error| tracing::error!(%error, "a task of the proxy ended badly")).ok()
+}
+
+/// The error with its causes, in one line.
+fn report(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,219 @@
+//! Which endpoints a new connection may go to (upstream's `CategorizeEndpoints`).
+
+use super::catalogue::Place;
+use super::service::{PortFacts, ServiceFacts};
+use super::slice::{EndpointFacts, SliceFacts, State};
+use super::{Backend, Protocol, Target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+/// The target of one port of a Service, for addresses of one family.
+pub fn target<'a>(
+    service: &ServiceFacts,
+    port: &PortFacts,
+    is_v4: bool,
+    slices: impl Iterator<Item = &'a SliceFacts>,
+    place: &Place,
+) -> Target {
+    let endpoints = candidates(port, is_v4, slices);
+    let serving: BTreeSet<IpAddr> = if port.protocol == Protocol::Udp {
+        endpoints.iter().filter(|(_, endpoint)| endpoint.state < State::Unusable).map(|(address, _)| address.ip()).collect()
+    } else {
+        BTreeSet::new()
+    };
+    let chosen = if service.local_only { choose_local(&endpoints, place) } else { choose_cluster(&endpoints, place) };
+    let backend = if !chosen.is_empty() {
+        Backend::Endpoints { endpoints: chosen.into_iter().collect(), affinity: service.affinity }
+    } else if endpoints.values().any(|endpoint| endpoint.state <= State::Draining) {
+        Backend::Drop
+    } else {
+        Backend::Reject
+    };
+    Target { backend, serving: serving.into_iter().collect() }
+}
+
+type Candidates<'a> = BTreeMap<SocketAddr, &'a EndpointFacts>;
+
+/// The Service's endpoints for the port. While an endpoint moves between slices it can be in two: the better state counts.
+fn candidates<'a>(port: &PortFacts, is_v4: bool, slices: impl Iterator<Item = &'a SliceFacts>) -> Candidates<'a> {
+    let mut found = Candidates::new();
+    for slice in slices {
+        for number in slice.ports.iter().filter(|p| p.protocol == port.protocol && p.name == port.name).map(|p| p.number) {
+            for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.address.is_ipv4() == is_v4) {
+                let kept = found.entry(SocketAddr::new(endpoint.address, number)).or_insert(endpoint);
+                if endpoint.state < kept.state {
+                    *kept = endpoint;
+                }
+            }
+        }
+    }
+    found
+}
+
+fn choose_cluster(endpoints: &Candidates<'_>, place: &Place) -> BTreeSet<SocketAddr> {
+    let ready: Vec<_> = endpoints.iter().filter(|(_, endpoint)| endpoint.state == State::Ready).collect();
+    let near = |hints: fn(&EndpointFacts) -> &BTreeSet<String>, here: Option<&str>| -> Option<BTreeSet<SocketAddr>> {
+        // One endpoint without a hint means that the hints are not complete: none is followed.
+        let complete = ready.iter().all(|(_, endpoint)| !hints(endpoint).is_empty());
+        let chosen: BTreeSet<SocketAddr> =
+            ready.iter().filter(|(_, endpoint)| here.is_some_and(|here| hints(endpoint).contains(here))).map(|(a, _)| **a).collect();
+        (complete && !chosen.is_empty()).then_some(chosen)
+    };
+    near(|endpoint| &endpoint.node_hints, Some(&place.node))
+        .or_else(|| near(|endpoint| &endpoint.zone_hints, place.zone.as_deref()))
+        .unwrap_or_else(|| best(endpoints.iter().map(|(address, endpoint)| (*address, *endpoint))))
+}
+
+/// `internalTrafficPolicy: Local`: hints do not count, and the fallback to draining endpoints is made among the local ones.
+fn choose_local(endpoints: &Candidates<'_>, place: &Place) -> BTreeSet<SocketAddr> {
+    let local = endpoints.iter().filter(|(_, endpoint)| endpoint.node.as_deref() == Some(&place.node));
+    best(local.map(|(address, endpoint)| (*address, *endpoint)))
+}
+
+/// The ready ones, or else the draining ones.
+fn best<'a>(endpoints: impl Iterator<Item = (SocketAddr, &'a EndpointFacts)> + Clone) -> BTreeSet<SocketAddr> {
+    let of = |state: State| -> BTreeSet<SocketAddr> {
+        endpoints.clone().filter(|(_, endpoint)| endpoint.state == state).map(|(address, _)| address).collect()
+    };
+    let ready = of(State::Ready);
+    if ready.is_empty() { of(State::Draining) } else { ready }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slice::SlicePort;
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    fn service(local_only: bool) -> ServiceFacts {
+        ServiceFacts { addresses: BTreeSet::new(), ports: vec![], local_only, affinity: None }
+    }
+
+    fn port(protocol: Protocol) -> PortFacts {
+        PortFacts { name: String::new(), protocol, port: 80 }
+    }
+
+    /// `R` ready, `D` draining, `S` serving only, `U` unusable; then the node; then `@node` and `%zone` hints.
+    fn endpoint(index: usize, text: &str) -> EndpointFacts {
+        let mut words = text.split(' ');
+        let state = match words.next().unwrap() {
+            "R" => State::Ready,
+            "D" => State::Draining,
+            "S" => State::Serving,
+            _ => State::Unusable,
+        };
+        let node = words.next().unwrap().to_owned();
+        let hints = |mark: char| text.split(' ').filter_map(|word| word.strip_prefix(mark)).map(str::to_owned).collect();
+        EndpointFacts {
+            address: IpAddr::from([10, 0, 0, u8::try_from(index).unwrap() + 1]),
+            node: Some(node),
+            state,
+            node_hints: hints('@'),
+            zone_hints: hints('%'),
+        }
+    }
+
+    fn slice(endpoints: &[&str], protocol: Protocol) -> SliceFacts {
+        SliceFacts {
+            service: "s".into(),
+            ports: vec![SlicePort { name: String::new(), protocol, number: 8080 }],
+            endpoints: endpoints.iter().enumerate().map(|(i, text)| endpoint(i, text)).collect(),
+        }
+    }
+
+    fn place() -> Place {
+        Place { node: "here".into(), zone: Some("z1".into()) }
+    }
+
+    /// Chosen endpoints by index, or the word for none.
+    fn outcome(local_only: bool, endpoints: &[&str]) -> String {
+        let slices = [slice(endpoints, Protocol::Tcp)];
+        match target(&service(local_only), &port(Protocol::Tcp), true, slices.iter(), &place()).backend {
+            Backend::Endpoints { endpoints, .. } => endpoints
+                .iter()
+                .map(|a| match a.ip() {
+                    IpAddr::V4(v4) => (v4.octets()[3] - 1).to_string(),
+                    IpAddr::V6(_) => unreachable!(),
+                })
+                .collect::<Vec<_>>()
+                .join(","),
+            Backend::Reject => "reject".into(),
+            Backend::Drop => "drop".into(),
+        }
+    }
+
+    #[rstest]
+    #[case::all_ready(&["R here", "R far"], "0,1")]
+    #[case::only_ready(&["R here", "D far", "S far", "U far"], "0")]
+    #[case::draining_when_none_is_ready(&["D here", "U far", "D far"], "0,2")]
+    #[case::none(&[], "reject")]
+    #[case::serving_is_not_enough(&["S here", "U far"], "reject")]
+    #[case::zone_hints(&["R here %z1", "R far %z2", "R far %z1"], "0,2")]
+    #[case::incomplete_zone_hints(&["R here %z1", "R far"], "0,1")]
+    #[case::no_hint_for_here(&["R here %z2", "R far %z3"], "0,1")]
+    #[case::node_hints_come_first(&["R here @here %z1", "R far @far %z1"], "0")]
+    #[case::node_hints_for_others_fall_to_zones(&["R far @far %z1", "R far @other %z2"], "0")]
+    #[case::only_ready_ones_need_hints(&["R here %z1", "D far", "R far %z2"], "0")]
+    #[case::hints_of_draining_ones_do_not_count(&["D here %z1", "D far %z2"], "0,1")]
+    fn cluster(#[case] endpoints: &[&str], #[case] expected: &str) {
+        assert_eq!(outcome(false, endpoints), expected);
+    }
+
+    #[rstest]
+    #[case::local(&["R here", "R far"], "0")]
+    #[case::local_draining(&["D here", "R far"], "0")]
+    #[case::elsewhere(&["R far"], "drop")]
+    #[case::draining_elsewhere(&["D far", "U here"], "drop")]
+    #[case::nowhere(&["U here"], "reject")]
+    #[case::hints_are_not_followed(&["R here %z2", "R here %z1"], "0,1")]
+    fn local(#[case] endpoints: &[&str], #[case] expected: &str) {
+        assert_eq!(outcome(true, endpoints), expected);
+    }
+
+    #[test]
+    fn an_endpoint_in_two_slices_counts_once_in_its_better_state() {
+        let slices = [slice(&["U here"], Protocol::Tcp), slice(&["R here"], Protocol::Tcp)];
+        for order in [[0, 1], [1, 0]] {
+            let target = target(&service(false), &port(Protocol::Tcp), true, order.iter().map(|i| &slices[*i]), &place());
+            assert!(matches!(target.backend, Backend::Endpoints { endpoints, .. } if endpoints.len() == 1));
+        }
+    }
+
+    #[test]
+    fn ports_match_by_name_and_protocol() {
+        let mut slices = [slice(&["R here"], Protocol::Udp)];
+        assert_eq!(target(&service(false), &port(Protocol::Tcp), true, slices.iter(), &place()).backend, Backend::Reject);
+        slices[0].ports[0].name = "other".into();
+        assert_eq!(target(&service(false), &port(Protocol::Udp), true, slices.iter(), &place()).backend, Backend::Reject);
+    }
+
+    #[test]
+    fn udp_flows_may_stay_with_every_serving_endpoint() {
+        let slices = [slice(&["R here", "D here", "S here", "U here"], Protocol::Udp)];
+        let target = target(&service(false), &port(Protocol::Udp), true, slices.iter(), &place());
+        assert_eq!(target.serving.len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_chosen_can_serve(
+            local_only: bool,
+            endpoints in proptest::collection::vec("[RDSU] (here|far)( @here| @far)?( %z1| %z2)?", 0..8),
+        ) {
+            let texts: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+            let outcome = outcome(local_only, &texts);
+            let count = |state: char| texts.iter().filter(|t| t.starts_with(state)).count();
+            match outcome.as_str() {
+                "reject" => prop_assert_eq!(count('R') + count('D'), 0),
+                "drop" => prop_assert!(local_only && count('R') + count('D') > 0),
+                chosen => {
+                    let states: BTreeSet<char> = chosen.split(',').map(|i| texts[i.parse::<usize>().unwrap()].chars().next().unwrap()).collect();
+                    prop_assert!(states == ['R'].into() || states == ['D'].into());
+                    prop_assert!(!local_only || chosen.split(',').all(|i| texts[i.parse::<usize>().unwrap()].contains(" here")));
+                    prop_assert!(local_only || count('R') == 0 || states == ['R'].into());
+                }
+            }
+        }
+    }
+}
