@@ -1,12 +1,15 @@
 //! How the tenant's API is reached, as far as the live Service tells.
 
+use super::{names, service};
 use crate::reconcile::validate::{San, ValidatedCluster};
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
+use nestling_crds::v1alpha1::ExposeType;
 use std::net::IpAddr;
 
 /// Addresses of the tenant's API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
+    /// ClusterIP of the Service.
     pub service_ip: IpAddr,
     /// `https://<service address>:443`, for programs on the host: agents, controllers, the operator.
     pub host_url: String,
@@ -18,7 +21,61 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// `None` until the Service has an address.
-    pub fn from_service(_cluster: &ValidatedCluster, _service: &Service) -> Option<Self> {
-        todo!()
+    pub fn from_service(cluster: &ValidatedCluster, live: &Service) -> Option<Self> {
+        let spec = live.spec.as_ref()?;
+        let service_ip: IpAddr = spec.cluster_ip.as_deref()?.parse().ok()?;
+        let host_url = url(&host(service_ip), service::API_PORT);
+        let balancers = live
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref())
+            .and_then(|balancer| balancer.ingress.as_deref())
+            .unwrap_or_default();
+        let node_port = spec.ports.iter().flatten().find_map(|port| port.node_port);
+
+        let named = cluster.expose.hostname.as_deref();
+        let url = match cluster.expose.type_ {
+            ExposeType::NodePort => named.zip(node_port).map(|(name, port)| url(name, port)),
+            ExposeType::LoadBalancer => {
+                let balancer = balancers.iter().find_map(balancer_host);
+                named.map(ToOwned::to_owned).or(balancer).map(|host| url(&host, service::API_PORT))
+            }
+            ExposeType::ClusterIP | ExposeType::Gateway => named.map(|name| url(name, service::API_PORT)),
+        };
+        let sans = balancers.iter().filter_map(balancer_san).chain(named.map(|name| San::Dns(name.to_owned()))).collect();
+        Some(Self { service_ip, url: url.unwrap_or_else(|| host_url.clone()), host_url, sans })
     }
+
+    /// The server of the admin kubeconfig: the Service by name where it is reached inside the host only.
+    pub fn kubeconfig_server(&self, cluster: &ValidatedCluster) -> String {
+        if self.url == self.host_url {
+            url(&format!("{}.{}.svc", names::apiserver(&cluster.name), cluster.namespace), service::API_PORT)
+        } else {
+            self.url.clone()
+        }
+    }
+}
+
+fn url(host: &str, port: i32) -> String {
+    format!("https://{host}:{port}")
+}
+
+fn host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
+    }
+}
+
+fn balancer_host(ingress: &LoadBalancerIngress) -> Option<String> {
+    match balancer_san(ingress)? {
+        San::Ip(address) => Some(host(address)),
+        San::Dns(name) => Some(name),
+        San::Uri(_) => None,
+    }
+}
+
+fn balancer_san(ingress: &LoadBalancerIngress) -> Option<San> {
+    let address = ingress.ip.as_deref().and_then(|ip| ip.parse().ok()).map(San::Ip);
+    address.or_else(|| ingress.hostname.clone().filter(|name| !name.is_empty()).map(San::Dns))
 }

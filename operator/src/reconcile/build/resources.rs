@@ -1,11 +1,17 @@
 //! Every object of a cluster but the Service in front of its API.
 
-use crate::pki::PkiSecrets;
+use super::{
+    apiserver, apiserver_config, controllers, disruption_budget, members, network_policy, scheduler_config, service, service_account,
+    workload,
+};
+use crate::pki::{Pki, PkiSecrets};
+use crate::reconcile::validate::ValidatedCluster;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
+use nestling_crds::v1alpha1::Topology;
 use std::marker::PhantomData;
 
 /// Marks objects as they should be.
@@ -17,28 +23,57 @@ pub enum Prepared {}
 pub enum Applied {}
 
 /// Take it apart without `..`, so that a new object cannot be forgotten. An object that is `None` must not exist: if one of
-/// that name does and is ours, it is to be deleted ([`Resources::absent`]).
+/// that name does and is ours, it is to be deleted (its name is in [`super::names`]).
 #[derive(Clone, Debug)]
 pub struct Resources<State> {
     pub workload_namespace: Namespace,
     pub workload_role_binding: RoleBinding,
+    /// [`super::names::WORKLOAD`] in the workload namespace.
     pub workload_network_policy: Option<NetworkPolicy>,
+    /// [`super::names::WORKLOAD`] in the workload namespace.
     pub workload_quota: Option<ResourceQuota>,
+    /// `<vc>-cloud-controller`
     pub service_account: ServiceAccount,
-    /// Headless, for etcd.
+    /// `<vc>-etcd`, headless.
     pub peer_service: Service,
     pub secrets: PkiSecrets,
-    /// `<vc>-apiserver-config`: configuration files of kube-apiserver. A Secret, because encryption keys are among them.
+    /// `<vc>-apiserver-config`: configuration files of kube-apiserver.
     pub apiserver_config: Secret,
     /// `<vc>-controllers-config`
     pub controllers_config: ConfigMap,
     pub network_policies: Vec<NetworkPolicy>,
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// `<vc>-control-plane`, or `<vc>-etcd` with topology `External`.
-    pub etcd: StatefulSet,
+    pub members: StatefulSet,
     /// `<vc>-apiserver`, with topology `External`.
     pub apiserver: Option<Deployment>,
     /// `<vc>-controllers`
     pub controllers: Deployment,
     pub state: PhantomData<State>,
+}
+
+pub(super) fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
+    let apiserver_config = apiserver_config::apiserver_config(cluster);
+    let controllers_config = scheduler_config::controllers_config(cluster);
+    let apiserver = match cluster.topology {
+        Topology::External => Some(apiserver::apiserver(cluster, &pki.secrets, &apiserver_config)),
+        Topology::Stacked | Topology::SingleNode => None,
+    };
+    Resources {
+        workload_namespace: workload::namespace::namespace(cluster),
+        workload_role_binding: workload::role_binding::role_binding(cluster),
+        workload_network_policy: workload::network_policy::network_policy(cluster),
+        workload_quota: workload::quota::quota(cluster),
+        service_account: service_account::service_account(cluster),
+        peer_service: service::peers(cluster),
+        secrets: pki.secrets.clone(),
+        network_policies: network_policy::network_policies(cluster),
+        disruption_budgets: disruption_budget::disruption_budgets(cluster),
+        members: members::members(cluster, &pki.secrets, &apiserver_config),
+        apiserver,
+        controllers: controllers::controllers(cluster, &pki.secrets, &controllers_config),
+        apiserver_config,
+        controllers_config,
+        state: PhantomData,
+    }
 }

@@ -1,0 +1,158 @@
+//! The container of kube-apiserver.
+
+use super::container::{Http, container, field_env, port, resources};
+use super::flags::{Flags, file};
+use super::mounts::{self, CERTIFICATES, CONFIG, SERVICE_ACCOUNT};
+use super::{apiserver_config, config_hash, hardening, names};
+use crate::pki::{FRONT_PROXY_CLIENT, PkiSecrets, keys};
+use crate::reconcile::validate::ValidatedCluster;
+use k8s_openapi::api::core::v1::{Container, Probe, Secret, Volume};
+use nestling_crds::v1alpha1::Topology;
+
+pub const NAME: &str = "kube-apiserver";
+/// Port of the container; the Service in front has 443.
+pub const PORT: i32 = 6443;
+/// How long an apiserver that is to end keeps serving while proxies learn of it, where another one can take over.
+const SHUTDOWN_DELAY_SECONDS: i64 = 10;
+/// Time to drain after that: the longest request (60 s) and a little.
+const DRAIN_SECONDS: i64 = 65;
+
+const CERTS_VOLUME: &str = "apiserver-certs";
+const SERVICE_ACCOUNT_VOLUME: &str = "service-account-keys";
+const CONFIG_VOLUME: &str = "apiserver-config";
+
+/// The program's flags.
+pub fn flags(cluster: &ValidatedCluster) -> Flags {
+    let cert = |stem: &str| file(CERTIFICATES, format!("{stem}.crt"));
+    let key = |stem: &str| file(CERTIFICATES, format!("{stem}.key"));
+    let mut flags = Flags::new([
+        ("advertise-address", "$(POD_IP)".to_owned()),
+        // Whether a tenant's pod may be privileged is decided on the host, by the workload namespace's Pod Security level.
+        ("allow-privileged", "true".to_owned()),
+        ("authentication-config", file(CONFIG, apiserver_config::AUTHENTICATION)),
+        ("authorization-mode", "Node,RBAC".to_owned()),
+        ("client-ca-file", file(CERTIFICATES, keys::CA)),
+        ("enable-admission-plugins", "NodeRestriction".to_owned()),
+        // Webhooks and aggregated APIs are reached at their pods: the apiserver's pod knows nothing of the tenant's Services.
+        ("enable-aggregator-routing", "true".to_owned()),
+        ("endpoint-reconciler-type", "lease".to_owned()),
+        ("etcd-cafile", file(CERTIFICATES, keys::ETCD_CA)),
+        ("etcd-certfile", cert(keys::ETCD_CLIENT)),
+        ("etcd-keyfile", key(keys::ETCD_CLIENT)),
+        ("etcd-servers", etcd_servers(cluster)),
+        ("kubelet-certificate-authority", file(CERTIFICATES, keys::NODE_SERVING_CA)),
+        ("kubelet-client-certificate", cert(keys::KUBELET_CLIENT)),
+        ("kubelet-client-key", key(keys::KUBELET_CLIENT)),
+        ("kubelet-preferred-address-types", "InternalIP".to_owned()),
+        ("profiling", "false".to_owned()),
+        ("proxy-client-cert-file", cert(keys::FRONT_PROXY_CLIENT)),
+        ("proxy-client-key-file", key(keys::FRONT_PROXY_CLIENT)),
+        ("requestheader-allowed-names", FRONT_PROXY_CLIENT.to_owned()),
+        ("requestheader-client-ca-file", file(CERTIFICATES, keys::FRONT_PROXY_CA)),
+        ("requestheader-extra-headers-prefix", "X-Remote-Extra-".to_owned()),
+        ("requestheader-group-headers", "X-Remote-Group".to_owned()),
+        ("requestheader-username-headers", "X-Remote-User".to_owned()),
+        ("secure-port", PORT.to_string()),
+        ("service-account-issuer", format!("https://kubernetes.default.svc.{}", cluster.cluster_domain)),
+        ("service-account-key-file", file(SERVICE_ACCOUNT, keys::SERVICE_ACCOUNT_PUBLIC)),
+        ("service-account-signing-key-file", file(SERVICE_ACCOUNT, keys::SERVICE_ACCOUNT_KEY)),
+        ("service-cluster-ip-range", cluster.service_cidr.to_string()),
+        ("tls-cert-file", cert(keys::SERVING)),
+        ("tls-min-version", "VersionTLS12".to_owned()),
+        ("tls-private-key-file", key(keys::SERVING)),
+    ]);
+    let files = &cluster.api_server.files;
+    if files.audit.is_some() {
+        flags.set("audit-policy-file", file(CONFIG, apiserver_config::AUDIT));
+        flags.set("audit-log-path", "-");
+    }
+    if files.encryption.is_some() {
+        flags.set("encryption-provider-config", file(CONFIG, apiserver_config::ENCRYPTION));
+        flags.set("encryption-provider-config-automatic-reload", "true");
+    }
+    if files.admission.is_some() {
+        flags.set("admission-control-config-file", file(CONFIG, apiserver_config::ADMISSION));
+    }
+    if shutdown_delay(cluster) > 0 {
+        flags.set("shutdown-delay-duration", format!("{}s", shutdown_delay(cluster)));
+        flags.set("shutdown-send-retry-after", "true");
+    }
+    flags.with(&cluster.api_server.extra_args)
+}
+
+/// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it.
+fn etcd_servers(cluster: &ValidatedCluster) -> String {
+    match cluster.topology {
+        Topology::Stacked | Topology::SingleNode => "https://127.0.0.1:2379".to_owned(),
+        Topology::External => {
+            let urls: Vec<String> =
+                names::members(cluster).iter().map(|member| format!("https://{}:2379", names::member_host(cluster, member))).collect();
+            urls.join(",")
+        }
+    }
+}
+
+/// Where no other apiserver can take over (the one pod of a StatefulSet), waiting would only make the gap longer.
+fn shutdown_delay(cluster: &ValidatedCluster) -> i64 {
+    match cluster.topology {
+        Topology::External => SHUTDOWN_DELAY_SECONDS,
+        Topology::Stacked | Topology::SingleNode if cluster.replicas > 1 => SHUTDOWN_DELAY_SECONDS,
+        Topology::Stacked | Topology::SingleNode => 0,
+    }
+}
+
+/// `terminationGracePeriodSeconds` of a pod with an apiserver in it.
+pub fn grace_period(cluster: &ValidatedCluster) -> i64 {
+    shutdown_delay(cluster) + DRAIN_SECONDS
+}
+
+pub fn apiserver(cluster: &ValidatedCluster) -> Container {
+    let probe = |path, period, timeout, failures| -> Probe {
+        Http { scheme: "HTTPS", port: PORT, path, period, timeout, failures, initial_delay: 0 }.into()
+    };
+    Container {
+        security_context: Some(hardening::apiserver_container()),
+        env: Some(vec![field_env("POD_IP", "status.podIP")]),
+        ports: Some(vec![port("https", PORT)]),
+        resources: Some(resources(cluster.api_server.resources.as_ref(), "50m", "256Mi")),
+        volume_mounts: Some(vec![
+            mounts::mount(CERTS_VOLUME, CERTIFICATES),
+            mounts::mount(SERVICE_ACCOUNT_VOLUME, SERVICE_ACCOUNT),
+            mounts::mount(CONFIG_VOLUME, CONFIG),
+        ]),
+        // Ten minutes to come up, looked at every second: time to Ready is what a user waits for.
+        startup_probe: Some(probe("/readyz", 1, 5, 600)),
+        readiness_probe: Some(probe("/readyz", 1, 5, 3)),
+        // Without etcd: restarting an apiserver does not bring a lost quorum back.
+        liveness_probe: Some(probe("/livez?exclude=etcd", 10, 15, 8)),
+        ..container(NAME, &cluster.images.api_server, &["kube-apiserver"], flags(cluster).into_args())
+    }
+}
+
+pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+    let vc = cluster.name.as_str();
+    let mut certs: Vec<String> = [keys::SERVING, keys::KUBELET_CLIENT, keys::FRONT_PROXY_CLIENT, keys::ETCD_CLIENT]
+        .iter()
+        .flat_map(|stem| mounts::pair_items(stem))
+        .collect();
+    certs.extend([keys::CA, keys::NODE_SERVING_CA, keys::FRONT_PROXY_CA, keys::ETCD_CA].map(ToOwned::to_owned));
+    let sa = [keys::SERVICE_ACCOUNT_KEY, keys::SERVICE_ACCOUNT_PUBLIC].map(ToOwned::to_owned);
+    vec![
+        mounts::secret(CERTS_VOLUME, names::apiserver_certs(vc), &certs),
+        mounts::secret(SERVICE_ACCOUNT_VOLUME, names::service_account_keys(vc), &sa),
+        mounts::secret(CONFIG_VOLUME, names::apiserver_config(vc), &apiserver_config::items(cluster)),
+    ]
+}
+
+/// What the program reads at its start only. It reloads serving, client and front-proxy certificates, the authorities of
+/// clients, and authentication and encryption configuration.
+pub fn config(pki: &PkiSecrets, files: &Secret) -> String {
+    config_hash::of([
+        ("certs", Some(config_hash::of_secret(pki.apiserver.data.as_ref(), &[keys::ETCD_CA, keys::NODE_SERVING_CA]))),
+        (
+            "service-account",
+            Some(config_hash::of_secret(pki.service_account.data.as_ref(), &[keys::SERVICE_ACCOUNT_KEY, keys::SERVICE_ACCOUNT_PUBLIC])),
+        ),
+        ("files", Some(config_hash::of_secret(files.data.as_ref(), &[apiserver_config::AUDIT, apiserver_config::ADMISSION]))),
+    ])
+}

@@ -1,0 +1,77 @@
+//! Pieces that all containers share: environment, probes, resources.
+
+use super::hardening;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::BTreeMap;
+
+/// A hardened container. Its program is named, not left to the image: images differ in their entry points.
+pub fn container(name: &str, image: &str, command: &[&str], args: Vec<String>) -> Container {
+    Container {
+        name: name.to_owned(),
+        image: Some(image.to_owned()),
+        command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
+        args: Some(args),
+        security_context: Some(hardening::container()),
+        // The last words of a program that died are what a person needs to see.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+/// `$(NAME)` in arguments, from a field of the pod.
+pub fn field_env(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), ..ObjectFieldSelector::default() }),
+            ..EnvVarSource::default()
+        }),
+        ..EnvVar::default()
+    }
+}
+
+pub fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: number, protocol: Some("TCP".to_owned()), ..ContainerPort::default() }
+}
+
+/// An HTTP probe; seconds.
+pub struct Http<'a> {
+    pub scheme: &'a str,
+    pub port: i32,
+    pub path: &'a str,
+    pub period: i32,
+    pub timeout: i32,
+    pub failures: i32,
+    pub initial_delay: i32,
+}
+
+impl From<Http<'_>> for Probe {
+    fn from(http: Http<'_>) -> Self {
+        Self {
+            http_get: Some(HTTPGetAction {
+                scheme: Some(http.scheme.to_owned()),
+                port: IntOrString::Int(http.port),
+                path: Some(http.path.to_owned()),
+                ..HTTPGetAction::default()
+            }),
+            period_seconds: Some(http.period),
+            timeout_seconds: Some(http.timeout),
+            failure_threshold: Some(http.failures),
+            initial_delay_seconds: (http.initial_delay > 0).then_some(http.initial_delay),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the user asked for, else modest requests and no limits: a CPU limit would slow every start, a memory limit would
+/// end an apiserver in the middle of its tenant's growth.
+pub fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) -> ResourceRequirements {
+    asked.cloned().unwrap_or_else(|| ResourceRequirements {
+        requests: Some(BTreeMap::from([("cpu".to_owned(), Quantity(cpu.to_owned())), ("memory".to_owned(), Quantity(memory.to_owned()))])),
+        ..ResourceRequirements::default()
+    })
+}

@@ -1,0 +1,255 @@
+//! Deployment `<vc>-controllers`: kube-controller-manager, kube-scheduler and cloud-controller-manager in one pod, because
+//! pods and addresses are what a dense host runs out of. Each container mounts its own keys only.
+
+use super::container::{Http, container, port, resources};
+use super::flags::{Flags, file};
+use super::metadata::{self, component};
+use super::mounts::{self, CERTIFICATES, CONFIG, TOKEN};
+use super::placement::Part;
+use super::pod::template;
+use super::{config_hash, names, rollout, scheduler_config};
+use crate::pki::{FRONT_PROXY_CLIENT, PkiSecrets, keys};
+use crate::reconcile::validate::ValidatedCluster;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
+
+pub const CONTROLLER_MANAGER: &str = "kube-controller-manager";
+pub const SCHEDULER: &str = "kube-scheduler";
+pub const CLOUD_CONTROLLER_MANAGER: &str = "cloud-controller-manager";
+
+const CONTROLLER_MANAGER_PORT: i32 = 10257;
+const SCHEDULER_PORT: i32 = 10259;
+const CLOUD_CONTROLLER_PORT: i32 = 10258;
+
+const CONTROLLER_MANAGER_VOLUME: &str = "controller-manager-certs";
+const SCHEDULER_VOLUME: &str = "scheduler-certs";
+const CLOUD_CONTROLLER_VOLUME: &str = "cloud-controller-certs";
+const CONFIG_VOLUME: &str = "controllers-config";
+const TOKEN_VOLUME: &str = "control-token";
+
+/// Audience of tokens for the control API.
+const AUDIENCE: &str = "nestling-control";
+/// Life of such a token, seconds; the kubelet renews it at 80 %.
+const TOKEN_SECONDS: i64 = 3600;
+/// Controllers hand over nothing at their end.
+const GRACE_SECONDS: i64 = 10;
+
+pub fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &ConfigMap) -> Deployment {
+    let part = Part { component: component::CONTROLLERS, settings: &cluster.placement, revision_label: Some(rollout::REVISION_LABEL) };
+    let inside = PodSpec {
+        service_account_name: Some(names::cloud_controller(&cluster.name)),
+        init_containers: Some(vec![wait(cluster)]),
+        containers: vec![controller_manager(cluster), scheduler(cluster), cloud_controller_manager(cluster)],
+        volumes: Some(volumes(cluster)),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        ..PodSpec::default()
+    };
+    let hashes = [
+        (CONTROLLER_MANAGER, controller_manager_config(pki)),
+        (SCHEDULER, scheduler_config(pki, config)),
+        (CLOUD_CONTROLLER_MANAGER, cloud_controller_config(pki)),
+    ];
+    Deployment {
+        metadata: metadata::owned(cluster, names::controllers(&cluster.name)),
+        spec: DeploymentSpec {
+            replicas: Some(cluster.replicas),
+            selector: metadata::label_selector(cluster, component::CONTROLLERS),
+            strategy: Some(rollout::one_more()),
+            revision_history_limit: Some(rollout::HISTORY),
+            template: template(cluster, part, &hashes, inside),
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    }
+}
+
+/// Holds the others back until the API has its roles: without them kube-controller-manager and kube-scheduler end at once,
+/// and the kubelet waits ten seconds and more before it starts them again.
+fn wait(cluster: &ValidatedCluster) -> Container {
+    let kubeconfig = kubeconfig(keys::CLOUD_CONTROLLER_MANAGER);
+    let args = vec!["wait".to_owned(), format!("--kubeconfig={kubeconfig}"), "--for=readyz".to_owned()];
+    Container {
+        // Our own images know their program.
+        command: None,
+        resources: Some(resources(None, "5m", "16Mi")),
+        volume_mounts: Some(vec![mounts::mount(CLOUD_CONTROLLER_VOLUME, CERTIFICATES)]),
+        ..container("wait-for-api", &cluster.images.cloud_controller, &[], args)
+    }
+}
+
+fn controller_manager(cluster: &ValidatedCluster) -> Container {
+    let settings = &cluster.controller_manager;
+    Container {
+        ports: Some(vec![port("kcm", CONTROLLER_MANAGER_PORT)]),
+        resources: Some(resources(settings.resources.as_ref(), "20m", "64Mi")),
+        volume_mounts: Some(vec![mounts::mount(CONTROLLER_MANAGER_VOLUME, CERTIFICATES)]),
+        startup_probe: Some(startup("HTTPS", CONTROLLER_MANAGER_PORT)),
+        liveness_probe: Some(liveness("HTTPS", CONTROLLER_MANAGER_PORT)),
+        ..container(
+            CONTROLLER_MANAGER,
+            &cluster.images.controller_manager,
+            &["kube-controller-manager"],
+            controller_manager_flags(cluster).into_args(),
+        )
+    }
+}
+
+/// The program's flags.
+pub fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
+    let settings = &cluster.controller_manager;
+    let kubeconfig = kubeconfig(keys::CONTROLLER_MANAGER);
+    Flags::new([
+        // Pods get their addresses from the host's network.
+        ("allocate-node-cidrs", "false".to_owned()),
+        ("authentication-kubeconfig", kubeconfig.clone()),
+        ("authorization-kubeconfig", kubeconfig.clone()),
+        // For probes; everything but health wants a token of the tenant.
+        ("bind-address", "0.0.0.0".to_owned()),
+        ("client-ca-file", file(CERTIFICATES, keys::CA)),
+        ("cluster-name", cluster.name.clone()),
+        ("cluster-signing-cert-file", file(CERTIFICATES, keys::CA)),
+        ("cluster-signing-key-file", file(CERTIFICATES, keys::CA_KEY)),
+        ("configure-cloud-routes", "false".to_owned()),
+        ("controllers", settings.controllers.join(",")),
+        ("kubeconfig", kubeconfig),
+        ("leader-elect", "true".to_owned()),
+        ("profiling", "false".to_owned()),
+        ("requestheader-allowed-names", FRONT_PROXY_CLIENT.to_owned()),
+        ("requestheader-client-ca-file", file(CERTIFICATES, keys::FRONT_PROXY_CA)),
+        ("root-ca-file", file(CERTIFICATES, keys::CA)),
+        ("secure-port", CONTROLLER_MANAGER_PORT.to_string()),
+        ("service-account-private-key-file", file(CERTIFICATES, keys::SERVICE_ACCOUNT_KEY)),
+        ("tls-min-version", "VersionTLS12".to_owned()),
+        ("use-service-account-credentials", "true".to_owned()),
+    ])
+    .with(&settings.extra_args)
+}
+
+fn scheduler(cluster: &ValidatedCluster) -> Container {
+    let settings = &cluster.scheduler;
+    Container {
+        ports: Some(vec![port("scheduler", SCHEDULER_PORT)]),
+        resources: Some(resources(settings.resources.as_ref(), "10m", "48Mi")),
+        volume_mounts: Some(vec![mounts::mount(SCHEDULER_VOLUME, CERTIFICATES), mounts::mount(CONFIG_VOLUME, CONFIG)]),
+        startup_probe: Some(startup("HTTPS", SCHEDULER_PORT)),
+        liveness_probe: Some(liveness("HTTPS", SCHEDULER_PORT)),
+        ..container(SCHEDULER, &cluster.images.scheduler, &["kube-scheduler"], scheduler_flags(cluster).into_args())
+    }
+}
+
+/// The program's flags. Leader election, profiling and the API's address stand in the file: `--config` overrides the flags.
+pub fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
+    let kubeconfig = kubeconfig(keys::SCHEDULER);
+    Flags::new([
+        ("authentication-kubeconfig", kubeconfig.clone()),
+        ("authorization-kubeconfig", kubeconfig),
+        ("bind-address", "0.0.0.0".to_owned()),
+        ("client-ca-file", file(CERTIFICATES, keys::CA)),
+        ("config", file(CONFIG, scheduler_config::FILE)),
+        ("requestheader-allowed-names", FRONT_PROXY_CLIENT.to_owned()),
+        ("requestheader-client-ca-file", file(CERTIFICATES, keys::FRONT_PROXY_CA)),
+        ("secure-port", SCHEDULER_PORT.to_string()),
+        ("tls-min-version", "VersionTLS12".to_owned()),
+    ])
+    .with(&cluster.scheduler.extra_args)
+}
+
+fn cloud_controller_manager(cluster: &ValidatedCluster) -> Container {
+    let args = vec![
+        format!("--controllers={}", cluster.cloud_controllers.join(",")),
+        format!("--kubeconfig={}", kubeconfig(keys::CLOUD_CONTROLLER_MANAGER)),
+        format!("--operator={}", cluster.control_url),
+        format!("--operator-ca={}", file(CERTIFICATES, keys::CONTROL_CA)),
+    ];
+    Container {
+        command: None,
+        ports: Some(vec![port("ccm", CLOUD_CONTROLLER_PORT)]),
+        resources: Some(resources(None, "5m", "16Mi")),
+        volume_mounts: Some(vec![mounts::mount(CLOUD_CONTROLLER_VOLUME, CERTIFICATES), mounts::mount(TOKEN_VOLUME, TOKEN)]),
+        startup_probe: Some(startup("HTTP", CLOUD_CONTROLLER_PORT)),
+        liveness_probe: Some(liveness("HTTP", CLOUD_CONTROLLER_PORT)),
+        ..container(CLOUD_CONTROLLER_MANAGER, &cluster.images.cloud_controller, &[], args)
+    }
+}
+
+/// Five minutes, looked at every second. Nobody routes traffic here, so there is no readiness probe: a container that has
+/// started is ready.
+fn startup(scheme: &str, port: i32) -> Probe {
+    Http { scheme, port, path: "/healthz", period: 1, timeout: 5, failures: 300, initial_delay: 0 }.into()
+}
+
+fn liveness(scheme: &str, port: i32) -> Probe {
+    Http { scheme, port, path: "/healthz", period: 10, timeout: 15, failures: 8, initial_delay: 0 }.into()
+}
+
+fn kubeconfig(stem: &str) -> String {
+    file(CERTIFICATES, format!("{stem}.kubeconfig"))
+}
+
+fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+    let vc = cluster.name.as_str();
+    let certs =
+        |volume, stem, further: &[&str]| mounts::secret(volume, names::controllers_certs(vc), &mounts::controller_items(stem, further));
+    vec![
+        controller_manager_volume(cluster),
+        certs(SCHEDULER_VOLUME, keys::SCHEDULER, &[keys::FRONT_PROXY_CA]),
+        certs(CLOUD_CONTROLLER_VOLUME, keys::CLOUD_CONTROLLER_MANAGER, &[keys::CONTROL_CA]),
+        mounts::config_map(CONFIG_VOLUME, names::controllers_config(vc)),
+        token(),
+    ]
+}
+
+/// Two Secrets in one directory: the signers of kube-controller-manager need the cluster CA's key and the key of
+/// service-account tokens.
+fn controller_manager_volume(cluster: &ValidatedCluster) -> Volume {
+    let vc = cluster.name.as_str();
+    let certs = mounts::controller_items(keys::CONTROLLER_MANAGER, &[keys::CA_KEY, keys::FRONT_PROXY_CA]);
+    mounts::secrets(
+        CONTROLLER_MANAGER_VOLUME,
+        [(names::controllers_certs(vc), certs), (names::service_account_keys(vc), vec![keys::SERVICE_ACCOUNT_KEY.to_owned()])],
+    )
+}
+
+fn token() -> Volume {
+    let projection = ServiceAccountTokenProjection {
+        audience: Some(AUDIENCE.to_owned()),
+        expiration_seconds: Some(TOKEN_SECONDS),
+        path: "token".to_owned(),
+        ..ServiceAccountTokenProjection::default()
+    };
+    Volume {
+        name: TOKEN_VOLUME.to_owned(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(mounts::SECRET_MODE),
+            sources: Some(vec![VolumeProjection { service_account_token: Some(projection), ..VolumeProjection::default() }]),
+            ..ProjectedVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Read at the start only: the root CA that goes into every tenant namespace, and the key of service-account tokens. The
+/// signer's CA, client certificates and client CAs are reloaded.
+fn controller_manager_config(pki: &PkiSecrets) -> String {
+    let kubeconfig = format!("{}.kubeconfig", keys::CONTROLLER_MANAGER);
+    config_hash::of([
+        ("certs", Some(config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))),
+        ("service-account", Some(config_hash::of_secret(pki.service_account.data.as_ref(), &[keys::SERVICE_ACCOUNT_KEY]))),
+    ])
+}
+
+fn scheduler_config(pki: &PkiSecrets, config: &ConfigMap) -> String {
+    let kubeconfig = format!("{}.kubeconfig", keys::SCHEDULER);
+    let file = config.data.as_ref().and_then(|data| data.get(scheduler_config::FILE)).cloned();
+    config_hash::of([
+        ("certs", Some(config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))),
+        (scheduler_config::FILE, file),
+    ])
+}
+
+fn cloud_controller_config(pki: &PkiSecrets) -> String {
+    let kubeconfig = format!("{}.kubeconfig", keys::CLOUD_CONTROLLER_MANAGER);
+    config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, keys::CONTROL_CA, kubeconfig.as_str()])
+}

@@ -1,0 +1,34 @@
+//! Command lines: flags in alphabetical order, so that the same cluster always gives the same pod.
+
+use std::collections::BTreeMap;
+
+/// Flags of a program in the making.
+#[derive(Clone, Debug, Default)]
+pub struct Flags(BTreeMap<String, String>);
+
+impl Flags {
+    pub fn new<const N: usize>(flags: [(&str, String); N]) -> Self {
+        Self(flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
+    /// With the user's own flags, none of which is one of ours: validation has seen to that.
+    pub fn with(mut self, extra: &BTreeMap<String, String>) -> Self {
+        for (name, value) in extra {
+            self.0.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self
+    }
+
+    pub fn into_args(self) -> Vec<String> {
+        self.0.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+    }
+}
+
+/// A file in a directory of the container.
+pub fn file(directory: &str, name: impl AsRef<str>) -> String {
+    format!("{directory}/{}", name.as_ref())
+}

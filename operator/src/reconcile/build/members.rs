@@ -1,0 +1,131 @@
+//! The StatefulSet that holds etcd: `<vc>-control-plane` with an apiserver in each pod, or `<vc>-etcd` alone.
+
+use super::metadata::{self, component};
+use super::placement::Part;
+use super::pod::template;
+use super::{apiserver_container, etcd_container, names};
+use crate::pki::PkiSecrets;
+use crate::reconcile::validate::{Storage, ValidatedCluster};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Secret, Volume,
+    VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use nestling_crds::v1alpha1::{DeletionPolicy, Topology};
+use std::collections::BTreeMap;
+
+/// Annotation of the StatefulSet: the node to which a `SingleNode` cluster is pinned. Its volume may exist only there, so
+/// the choice is made once.
+pub const PINNED_NODE: &str = "nestling.dev/pinned-node";
+
+/// etcd alone: its last words are a snapshot of the raft log, no clients to drain.
+const ETCD_GRACE_SECONDS: i64 = 30;
+
+pub fn members(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &Secret) -> StatefulSet {
+    let name = names::members_set(cluster);
+    let component = match cluster.topology {
+        Topology::External => component::ETCD,
+        Topology::Stacked | Topology::SingleNode => component::CONTROL_PLANE,
+    };
+    let template = match cluster.topology {
+        Topology::External => etcd_pod(cluster, pki),
+        Topology::Stacked | Topology::SingleNode => control_plane_pod(cluster, pki, apiserver_files),
+    };
+    let pin = cluster.pinned_node.as_ref().map(|node| BTreeMap::from([(PINNED_NODE.to_owned(), node.to_string())]));
+    StatefulSet {
+        metadata: ObjectMeta { annotations: pin, ..metadata::owned(cluster, name) },
+        spec: StatefulSetSpec {
+            service_name: Some(names::etcd(&cluster.name)),
+            replicas: Some(cluster.members),
+            selector: metadata::label_selector(cluster, component),
+            // Members find each other; none may wait for another's readiness.
+            pod_management_policy: Some("Parallel".to_owned()),
+            // With one member any order is right.
+            update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("RollingUpdate".to_owned()), rolling_update: None }),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(retention(cluster.deletion_policy).to_owned()),
+                // Never by scaling: a member's volume goes when the member has left etcd, and not before.
+                when_scaled: Some("Retain".to_owned()),
+            }),
+            volume_claim_templates: claim(cluster).map(|claim| vec![claim]),
+            template,
+            ..StatefulSetSpec::default()
+        },
+        ..StatefulSet::default()
+    }
+}
+
+fn control_plane_pod(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &Secret) -> PodTemplateSpec {
+    let mut volumes = etcd_container::volumes(cluster);
+    volumes.extend(apiserver_container::volumes(cluster));
+    volumes.extend(memory(cluster));
+    // A native sidecar: starts before the apiserver and ends after it.
+    let etcd = Container { restart_policy: Some("Always".to_owned()), ..etcd_container::etcd(cluster) };
+    let part = Part { component: component::CONTROL_PLANE, settings: &cluster.placement, revision_label: None };
+    let hashes = [
+        (etcd_container::NAME, etcd_container::config(pki)),
+        (apiserver_container::NAME, apiserver_container::config(pki, apiserver_files)),
+    ];
+    let inside = PodSpec {
+        init_containers: Some(vec![etcd]),
+        containers: vec![apiserver_container::apiserver(cluster)],
+        volumes: Some(volumes),
+        termination_grace_period_seconds: Some(apiserver_container::grace_period(cluster)),
+        ..PodSpec::default()
+    };
+    template(cluster, part, &hashes, inside)
+}
+
+fn etcd_pod(cluster: &ValidatedCluster, pki: &PkiSecrets) -> PodTemplateSpec {
+    let mut volumes = etcd_container::volumes(cluster);
+    volumes.extend(memory(cluster));
+    let part = Part { component: component::ETCD, settings: &cluster.etcd_placement, revision_label: None };
+    let inside = PodSpec {
+        containers: vec![etcd_container::etcd(cluster)],
+        volumes: Some(volumes),
+        termination_grace_period_seconds: Some(ETCD_GRACE_SECONDS),
+        ..PodSpec::default()
+    };
+    template(cluster, part, &[(etcd_container::NAME, etcd_container::config(pki))], inside)
+}
+
+fn retention(policy: DeletionPolicy) -> &'static str {
+    match policy {
+        DeletionPolicy::Delete => "Delete",
+        DeletionPolicy::Retain => "Retain",
+    }
+}
+
+fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
+    let Storage::Memory { size } = &cluster.storage else { return None };
+    Some(Volume {
+        name: etcd_container::DATA_VOLUME.to_owned(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: Some("Memory".to_owned()),
+            size_limit: Some(size.clone()),
+            ..EmptyDirVolumeSource::default()
+        }),
+        ..Volume::default()
+    })
+}
+
+/// No labels and no owner: the template of a claim is immutable.
+fn claim(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaim> {
+    let Storage::Volume { size, class } = &cluster.storage else { return None };
+    Some(PersistentVolumeClaim {
+        metadata: ObjectMeta { name: Some(etcd_container::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: class.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), size.clone())])),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    })
+}

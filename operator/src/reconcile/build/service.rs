@@ -1,0 +1,72 @@
+//! The Services: `<vc>-apiserver` in front of the tenant's API, and headless `<vc>-etcd` that gives members their names.
+
+use super::metadata::{self, component, selector};
+use super::{apiserver_container, etcd_container, names};
+use crate::reconcile::validate::ValidatedCluster;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nestling_crds::v1alpha1::{ExposeType, Topology};
+
+/// Port of the Service in front of the API.
+pub const API_PORT: i32 = 443;
+
+pub fn api(cluster: &ValidatedCluster) -> Service {
+    let (component, lone_pod) = match cluster.topology {
+        Topology::External => (component::APISERVER, false),
+        Topology::Stacked | Topology::SingleNode => (component::CONTROL_PLANE, cluster.replicas == 1),
+    };
+    let type_ = match cluster.expose.type_ {
+        ExposeType::NodePort => "NodePort",
+        ExposeType::LoadBalancer => "LoadBalancer",
+        // A Gateway needs nothing but a cluster address behind it.
+        ExposeType::ClusterIP | ExposeType::Gateway => "ClusterIP",
+    };
+    let annotations = (!cluster.expose.annotations.is_empty()).then(|| cluster.expose.annotations.clone());
+    Service {
+        metadata: ObjectMeta { annotations, ..metadata::owned(cluster, names::apiserver(&cluster.name)) },
+        spec: Some(ServiceSpec {
+            type_: Some(type_.to_owned()),
+            selector: Some(selector(cluster, component)),
+            ports: Some(vec![service_port("https", API_PORT, apiserver_container::PORT)]),
+            // Where there is never a second pod, leaving out the one that is not ready gains nothing, and waiting for its
+            // probe and for kube-proxy would cost every start a second or two.
+            publish_not_ready_addresses: lone_pod.then_some(true),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+/// Members must find each other before any of them is ready.
+pub fn peers(cluster: &ValidatedCluster) -> Service {
+    let component = match cluster.topology {
+        Topology::External => component::ETCD,
+        Topology::Stacked | Topology::SingleNode => component::CONTROL_PLANE,
+    };
+    Service {
+        metadata: metadata::owned(cluster, names::etcd(&cluster.name)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector(cluster, component)),
+            ports: Some(vec![
+                service_port("client", etcd_container::CLIENT_PORT, etcd_container::CLIENT_PORT),
+                service_port("peer", etcd_container::PEER_PORT, etcd_container::PEER_PORT),
+            ]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
+fn service_port(name: &str, port: i32, target: i32) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some("TCP".to_owned()),
+        port,
+        target_port: Some(IntOrString::Int(target)),
+        ..ServicePort::default()
+    }
+}
