@@ -12,7 +12,7 @@ pub const TOKEN_PATH: &str = "/var/run/secrets/nestling/token";
 pub const PORT: u16 = 8443;
 
 /// Generated types, client and server.
-#[allow(clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
+#[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
 pub mod v1alpha1 {
     tonic::include_proto!("nestling.control.v1alpha1");
 }
