@@ -2,15 +2,17 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::binaries::{self, BuildError};
-use super::command::{CommandError, Run};
+use super::command::CommandError;
 use super::containerd;
 use super::fault::{self, Ending, FaultError};
 use super::health::{self, HealthError};
 use super::launch::{self, LaunchError};
 use super::topology::{DEFAULT_NODES, Node};
+use super::unit;
 use super::versions::{Versions, VersionsError};
 use super::workdir::{Cache, WorkDir};
 
@@ -20,8 +22,8 @@ pub enum HandleError {
     NoProgram(PathBuf),
     #[error("cannot find out about this process")]
     Process(#[source] std::io::Error),
-    #[error("`hostcluster up` failed")]
-    Up(#[source] CommandError),
+    #[error("`hostcluster up` failed: {0}")]
+    Up(String),
     #[error("the cluster is the user's own: {0} is possible on the local host cluster only")]
     NotOurs(&'static str),
     #[error(transparent)]
@@ -55,11 +57,7 @@ impl HostCluster {
         {
             return Ok(Self { kubeconfig: given, work: None });
         }
-        let program = program()?;
-        let nodes = DEFAULT_NODES.to_string();
-        // A first run compiles Kubernetes; its progress lines are in the error should it fail.
-        let argv = [program.as_os_str(), "up".as_ref(), "--nodes".as_ref(), nodes.as_ref(), "--at-least".as_ref()];
-        Run::new(argv).deadline(Duration::from_secs(2 * 60 * 60)).output().await.map_err(HandleError::Up)?;
+        bring_up().await?;
         Ok(Self { kubeconfig: own, work: Some(work) })
     }
 
@@ -125,15 +123,26 @@ impl HostCluster {
     }
 }
 
-/// Imports an OCI archive on every running node, one after the other: disks and processors are shared anyway.
+/// Imports an OCI archive on every running node.
 pub async fn load_image(work: &WorkDir, archive: &Path) -> Result<(), HandleError> {
     let programs = binaries::ensure(&Versions::load()?, &Cache::from_env()).await?;
-    for node in fault::nodes(work)? {
-        if super::unit::holder(work, &node.name()).is_some() {
-            containerd::import(work, &node.name(), programs.path("ctr")?, archive).await?;
-        }
-    }
+    let ctr = programs.path("ctr")?;
+    let names: Vec<String> = fault::nodes(work)?.iter().map(|node| node.name()).collect();
+    let running = names.iter().filter(|name| unit::holder(work, name).is_some());
+    let imports = running.map(|name| containerd::import(work, name, ctr, archive));
+    futures::future::try_join_all(imports).await?;
     Ok(())
+}
+
+/// Runs `hostcluster up`, whose progress goes where ours goes: a first run compiles Kubernetes and takes many minutes.
+async fn bring_up() -> Result<(), HandleError> {
+    let mut command = tokio::process::Command::new(program()?);
+    command.args(["up", "--at-least", "--nodes", &DEFAULT_NODES.to_string()]).stdin(Stdio::null()).kill_on_drop(true);
+    let status = tokio::time::timeout(Duration::from_secs(2 * 60 * 60), command.status()).await;
+    match status.map_err(|_| HandleError::Up("it did not end".to_owned()))?.map_err(HandleError::Process)? {
+        status if status.success() => Ok(()),
+        status => Err(HandleError::Up(status.to_string())),
+    }
 }
 
 /// The `hostcluster` program: units are started by it, so a test program cannot do that itself.
