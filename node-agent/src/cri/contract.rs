@@ -28,6 +28,12 @@ async fn reads(cri: &dyn Cri) {
     let filter = v1::PodSandboxStatsFilter { label_selector: unlabelled, ..Default::default() };
     assert_eq!(cri.pod_sandbox_stats(filter).await.unwrap(), []);
 
+    for stats in cri.pod_sandbox_stats(v1::PodSandboxStatsFilter::default()).await.unwrap() {
+        let attributes = stats.attributes.unwrap();
+        assert!(all.iter().any(|sandbox| sandbox.id == attributes.id && sandbox.labels == attributes.labels));
+        assert!(stats.linux.is_some_and(|linux| linux.cpu.is_some() && linux.memory.is_some()));
+    }
+
     for container in cri.containers(v1::ContainerFilter::default()).await.unwrap() {
         let status = cri.container_status(&container.id).await.unwrap();
         assert_eq!(status.id, container.id);
@@ -49,6 +55,10 @@ fn filled() -> FakeCri {
         state.containers.push(v1::Container { id: "c1".into(), pod_sandbox_id: "s1".into(), ..Default::default() });
         let status = v1::ContainerStatus { id: "c1".into(), log_path: "/var/log/pods/a/b/0.log".into(), ..Default::default() };
         state.statuses.insert("c1".into(), status);
+        let attributes = v1::PodSandboxAttributes { id: "s1".into(), ..Default::default() };
+        let (cpu, memory) = (Some(v1::CpuUsage::default()), Some(v1::MemoryUsage::default()));
+        let linux = v1::LinuxPodSandboxStats { cpu, memory, ..Default::default() };
+        state.stats.push(v1::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None });
         state.streaming_url = "http://127.0.0.1:1/exec/token".into();
     });
     fake

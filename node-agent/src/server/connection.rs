@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -29,12 +30,12 @@ pub enum ConnectionError {
     Http(#[source] hyper::Error),
 }
 
-/// Serves until the caller or the agent ends the connection, or a stream takes it over.
-pub async fn serve(context: Arc<Context>, tls: TlsAcceptor, tcp: TcpStream) -> Result<(), ConnectionError> {
+/// Serves until the caller or the agent ends the connection, or a stream takes it over, and with it the `place`.
+pub async fn serve(context: Arc<Context>, tls: TlsAcceptor, tcp: TcpStream, place: OwnedSemaphorePermit) -> Result<(), ConnectionError> {
     let handshake = tokio::time::timeout(context.limits.handshake, tls.accept(tcp));
     let stream = handshake.await.map_err(|_| ConnectionError::HandshakeDeadline)?.map_err(ConnectionError::Handshake)?;
     let identity = identify(&stream)?;
-    let slot = context.per_tenant.take(&identity.tenant);
+    let slot = context.per_tenant.take(&identity.tenant, place);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(context.limits.idle).max_buf_size(MAX_HEADER);
     let io = TokioIo::new(stream);

@@ -3,6 +3,7 @@
 use super::authorize::Authorizer;
 use super::limits::{Limits, PerTenant};
 use super::logs::LogRoots;
+use super::metrics::Metrics;
 use crate::cri::Cri;
 use crate::tenant::Tenants;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub struct Context {
     pub limits: Limits,
     pub per_tenant: Arc<PerTenant>,
     pub authorizer: Authorizer,
+    pub metrics: Metrics,
     /// The tasks that streams live in after their request was answered; the server waits for them.
     pub streams: TaskTracker,
     /// No new requests.

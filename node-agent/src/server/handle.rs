@@ -5,7 +5,7 @@ use super::identity::Identity;
 use super::limits::Slot;
 use super::respond::{self, Body};
 use super::route::{Access, Route};
-use super::{listing, logs, stats, stream};
+use super::{listing, logs, pods, stats, stream};
 use crate::tenant::Tenant;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -25,6 +25,7 @@ pub async fn handle(context: Arc<Context>, caller: Arc<Caller>, request: Request
         Ok(tenant) => answer(&context, &tenant, &caller, route, request).await,
         Err(refusal) => refusal,
     };
+    context.metrics.answered(name, response.status());
     tracing::debug!(tenant = %caller.identity.tenant, user = %caller.identity.user, route = name, status = response.status().as_u16(), "kubelet API");
     response
 }
@@ -43,7 +44,8 @@ async fn admit(context: &Context, caller: &Identity, request: &Request<Incoming>
         return Err(respond::text(StatusCode::FORBIDDEN, "Authorization error: could not determine attributes for request"));
     };
     match context.authorizer.allows(&tenant, caller, &access).await {
-        Ok(true) => Ok(tenant),
+        Ok(true) if pods::are_known(&tenant).await => Ok(tenant),
+        Ok(true) => Err(respond::retry_after(StatusCode::SERVICE_UNAVAILABLE, 1, "the cluster's pods are not known yet")),
         Ok(false) => {
             let Access { verb, subresources } = access;
             let subresources = subresources.join(" ");
@@ -74,7 +76,9 @@ async fn answer(context: &Context, tenant: &Tenant, caller: &Caller, route: Rout
         Route::Exec(path) => stream::exec(context, tenant, &path, slot, request).await,
         Route::Attach(path) => stream::attach(context, tenant, &path, slot, request).await,
         Route::PortForward(path) => stream::port_forward(context, tenant, &path, slot, request).await,
-        Route::Host => respond::method_not_allowed("", "this endpoint shows the machine, which tenants share, and is disabled."),
+        Route::Host => {
+            respond::text(StatusCode::METHOD_NOT_ALLOWED, "this endpoint shows the machine, which tenants share, and is disabled.")
+        }
         Route::MethodNotAllowed(allow) => respond::method_not_allowed(allow, "Method Not Allowed"),
         Route::Unknown => respond::text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }

@@ -4,11 +4,12 @@ use nestling_crds::names::TenantUid;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How much, and how long.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections in all, those in their handshake included.
+    /// Connections in all, those in their handshake and those that became streams included.
     pub connections: usize,
     /// Connections of one tenant; a stream is one, and so is a followed log.
     pub connections_per_tenant: usize,
@@ -41,10 +42,11 @@ pub struct PerTenant {
     held: Mutex<HashMap<TenantUid, usize>>,
 }
 
-/// One connection's place among its tenant's; given back when dropped.
+/// One connection's place, among all and among its tenant's; given back when dropped.
 pub struct Slot {
     tenant: TenantUid,
     of: Arc<PerTenant>,
+    _among_all: OwnedSemaphorePermit,
 }
 
 impl PerTenant {
@@ -52,15 +54,15 @@ impl PerTenant {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
-    /// None when the tenant holds all it may.
-    pub fn take(self: &Arc<Self>, tenant: &TenantUid) -> Option<Slot> {
+    /// None when the tenant holds all it may; the place among all is given back then.
+    pub fn take(self: &Arc<Self>, tenant: &TenantUid, among_all: OwnedSemaphorePermit) -> Option<Slot> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(tenant.clone()).or_default();
         if *count >= self.most {
             return None;
         }
         *count += 1;
-        Some(Slot { tenant: tenant.clone(), of: Arc::clone(self) })
+        Some(Slot { tenant: tenant.clone(), of: Arc::clone(self), _among_all: among_all })
     }
 }
 
@@ -79,18 +81,22 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::Semaphore;
 
     #[test]
     fn tenants_do_not_take_each_others_places() {
         let per_tenant = PerTenant::new(2);
-        let (a, b) = (TenantUid::new("a"), TenantUid::new("b"));
-        let first = per_tenant.take(&a).unwrap();
-        let second = per_tenant.take(&a).unwrap();
-        assert!(per_tenant.take(&a).is_none());
-        let other = per_tenant.take(&b).unwrap();
+        let all = Arc::new(Semaphore::new(9));
+        let take = |tenant: &str| per_tenant.take(&TenantUid::new(tenant), all.clone().try_acquire_owned().unwrap());
+        let first = take("a").unwrap();
+        let second = take("a").unwrap();
+        assert!(take("a").is_none());
+        let other = take("b").unwrap();
+        assert_eq!(all.available_permits(), 6);
         drop(first);
-        let third = per_tenant.take(&a).unwrap();
+        let third = take("a").unwrap();
         drop((second, third, other));
+        assert_eq!(all.available_permits(), 9);
         assert!(per_tenant.held.lock().unwrap().is_empty());
     }
 }

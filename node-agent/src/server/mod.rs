@@ -14,6 +14,7 @@ mod identity;
 mod limits;
 mod listing;
 mod logs;
+mod metrics;
 mod pods;
 mod respond;
 mod route;
@@ -31,6 +32,8 @@ use crate::cri::Cri;
 use crate::tenant::Tenants;
 use connection::ConnectionError;
 use context::Context;
+use metrics::Metrics;
+use prometheus_client::registry::Registry;
 use rustls::server::ResolvesServerCert;
 use std::io;
 use std::net::SocketAddr;
@@ -101,6 +104,7 @@ impl Server {
             per_tenant: limits::PerTenant::new(limits.connections_per_tenant),
             limits,
             authorizer: authorize::Authorizer::default(),
+            metrics: Metrics::default(),
             streams: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -111,6 +115,11 @@ impl Server {
     /// Where it listens: with port 0 asked for, the port that was given.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Adds the server's metrics to a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.context.metrics.register(registry);
     }
 
     pub async fn serve(self, shutdown: CancellationToken) {
@@ -137,8 +146,7 @@ impl Server {
             tune(&tcp);
             let (context, tls) = (Arc::clone(&context), tls.clone());
             connections.spawn(async move {
-                let _place = place;
-                match connection::serve(context, tls, tcp).await {
+                match connection::serve(context, tls, tcp, place).await {
                     Ok(()) => {}
                     Err(error @ ConnectionError::Http(_)) => tracing::debug!(%peer, %error, source = ?std::error::Error::source(&error)),
                     Err(error) => tracing::info!(%peer, %error, source = ?std::error::Error::source(&error), "caller turned away"),

@@ -10,6 +10,16 @@ use nestling_crds::labels;
 use nestling_crds::names::HostName;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a request waits for the first list of pods, after the agent or the tenant has just begun.
+const FIRST_LIST: Duration = Duration::from_secs(5);
+
+/// Whether both sides' pods have been listed: before, a pod that is not there may only not be known.
+pub async fn are_known(tenant: &Tenant) -> bool {
+    let listed = async { tokio::try_join!(tenant.stores.tenant.wait_until_ready(), tenant.stores.host.wait_until_ready()) };
+    matches!(tokio::time::timeout(FIRST_LIST, listed).await, Ok(Ok(_)))
+}
 
 /// The tenant's pod that a path names, if it is bound to this node and is the one with the path's UID.
 pub fn tenant_pod(tenant: &Tenant, path: &PodPath) -> Option<Arc<Pod>> {

@@ -71,9 +71,9 @@ pub async fn relay(
         *response.headers_mut() = upgrade_headers(answer.headers());
         let theirs = hyper::upgrade::on(&mut answer);
         let ours = hyper::upgrade::on(&mut request);
-        let (idle, cut) = (context.limits.stream_idle, context.cut.clone());
+        let (idle, cut, open) = (context.limits.stream_idle, context.cut.clone(), context.metrics.stream());
         context.streams.spawn(async move {
-            let _slot = slot;
+            let (_slot, _open) = (slot, open);
             match tokio::time::timeout(ANSWER_LIMIT, async { tokio::try_join!(ours, theirs) }).await {
                 Ok(Ok((ours, theirs))) => {
                     let ended = splice(TokioIo::new(ours), TokioIo::new(theirs), idle, &cut).await;

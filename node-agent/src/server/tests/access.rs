@@ -113,6 +113,20 @@ async fn a_tenant_that_is_not_here_may_come_again() {
 }
 
 #[tokio::test]
+async fn before_the_first_list_nothing_is_said_to_be_missing() {
+    let mut world = World::new().await;
+    let (unlisted, _writer) = kube::runtime::reflector::store::store();
+    let stores = crate::tenant::PodStores { tenant: unlisted, ..world.b.tenant.stores.clone() };
+    let b = &world.b.tenant;
+    let (kubelet, proxy, host) = (b.kubelet.clone(), b.proxy.clone(), b.host.clone());
+    world.b.tenant =
+        std::sync::Arc::new(crate::tenant::Tenant { spec: b.spec.clone(), node: b.node.clone(), kubelet, proxy, host, stores });
+    world.tenants.insert(world.b.tenant.clone());
+    let (status, _) = world.get("tenant-b", "/containerLogs/default/web/main").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
 async fn one_tenants_connections_do_not_shut_out_another() {
     let world = World::with_limits(Limits { connections_per_tenant: 1, ..Limits::default() }).await;
     let mut first = world.client("tenant-a").await;

@@ -90,7 +90,11 @@ impl TestTenant {
     fn new(uid: &'static str) -> Self {
         let reviews = Arc::new(Reviews { asked: Mutex::default(), allow: Mutex::new(Box::new(|_| true)), down: Mutex::new(false) });
         let client = review_client(reviews.clone());
-        let ((tenant_store, pods), (host_store, host_pods)) = (store(), store());
+        let ((tenant_store, mut pods), (host_store, mut host_pods)) = (store(), store());
+        for writer in [&mut pods, &mut host_pods] {
+            writer.apply_watcher_event(&Event::Init);
+            writer.apply_watcher_event(&Event::InitDone);
+        }
         let uid_name = TenantUid::new(uid);
         let tenant = Tenant {
             spec: TenantSpec {
@@ -364,7 +368,8 @@ impl Client {
                 ("sec-websocket-protocol", "v4.channel.k8s.io"),
             ]
         } else {
-            &[("x-stream-protocol-version", "v4.channel.k8s.io")]
+            let version = if path.starts_with("/portForward") { "portforward.k8s.io" } else { "v4.channel.k8s.io" };
+            &[("x-stream-protocol-version", version)]
         };
         for (name, value) in negotiation {
             request = request.header(*name, *value);
