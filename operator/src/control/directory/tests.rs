@@ -1,0 +1,121 @@
+use super::*;
+use crate::apply::testing::{api as host, not_found};
+use crate::stores::testing::{cluster, put};
+use crate::stores::Writers;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use std::sync::Mutex;
+
+/// Stores with one served tenant, and whether its CA can be read.
+fn world() -> (Stores, Writers, Secrets, Arc<Mutex<bool>>) {
+    let (stores, mut writers) = Stores::new();
+    put(&mut writers.nodes, json!({"metadata": {"name": "n1"}}));
+    put(&mut writers.services, json!({
+        "metadata": {"namespace": "team", "name": "dev-apiserver"},
+        "spec": {"clusterIP": "10.96.7.7", "ports": [{"port": 443}]},
+    }));
+    cluster(&mut writers.clusters, vc(&json!({})));
+    let readable = Arc::new(Mutex::new(true));
+    let state = readable.clone();
+    let (client, _) = host(move |_, path, _| {
+        if !*state.lock().unwrap() {
+            return (500, json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no etcd", "reason": "InternalError"}));
+        }
+        match path {
+            "/api/v1/namespaces/team/secrets/dev-ca" => (200, json!({"metadata": {"resourceVersion": "1"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}})),
+            _ => not_found(),
+        }
+    });
+    let secrets = Secrets::new(client, stores.clone());
+    (stores, writers, secrets, readable)
+}
+
+fn vc(metadata: &Value) -> Value {
+    let mut object = json!({
+        "metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"},
+        "spec": {"nodes": {"capacity": {"cpu": "2"}}},
+        "status": {
+            "endpoint": "https://dev.example:443", "version": "v1.37.2", "serviceCIDR": "10.128.16.0/20", "workloadNamespace": "team-dev-x",
+        },
+    });
+    for (key, value) in metadata.as_object().unwrap() {
+        object["metadata"][key] = value.clone();
+    }
+    object
+}
+
+#[tokio::test]
+async fn agents_are_told_what_they_need() {
+    let (stores, _writers, secrets, _) = world();
+    let directory = read(&stores, &secrets, &Directory::default()).await;
+    assert!(directory.complete);
+    let served = &directory.tenants[&TenantUid::new("vc-1")];
+    let expected = api::Tenant {
+        uid: "vc-1".into(),
+        namespace: "team".into(),
+        name: "dev".into(),
+        workload_namespace: "team-dev-x".into(),
+        endpoint: "https://10.96.7.7:443".into(),
+        ca_bundle: b"CA".to_vec(),
+        service_cidrs: vec!["10.128.16.0/20".into()],
+        dns_address: "10.128.16.10".into(),
+        kubernetes_address: "10.128.16.1".into(),
+        cluster_domain: "cluster.local".into(),
+        version: "v1.37.2".into(),
+        capacity: [("cpu".to_owned(), "2".to_owned())].into(),
+        draining: false,
+    };
+    assert_eq!(served.tenant, expected);
+    assert!(served.is_on(&directory.nodes[&NodeName::new("n1")]));
+}
+
+#[tokio::test]
+async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
+    let (stores, mut writers, secrets, readable) = world();
+    let before = read(&stores, &secrets, &Directory::default()).await;
+    *readable.lock().unwrap() = false;
+    let after = read(&stores, &secrets, &before).await;
+    assert_eq!(after, before);
+    // Also when its Service is gone for a moment.
+    let service: Service = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-apiserver"}})).unwrap();
+    writers.services.apply_watcher_event(&Event::Delete(service));
+    assert_eq!(read(&stores, &secrets, &before).await, before);
+    // A replica that has just started knows that it does not know.
+    let fresh = read(&stores, &secrets, &Directory::default()).await;
+    assert!(!fresh.complete && fresh.tenants.is_empty());
+}
+
+#[tokio::test]
+async fn a_cluster_that_this_build_cannot_read_makes_nobody_believe_it_is_gone() {
+    let (stores, mut writers, secrets, _) = world();
+    let before = read(&stores, &secrets, &Directory::default()).await;
+    cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {"topology": "Ring"}}));
+    assert_eq!(read(&stores, &secrets, &before).await.tenants, before.tenants);
+    assert!(!read(&stores, &secrets, &Directory::default()).await.complete);
+}
+
+#[tokio::test]
+async fn a_cluster_being_deleted_leaves_at_once() {
+    let (stores, mut writers, secrets, _) = world();
+    let before = read(&stores, &secrets, &Directory::default()).await;
+    cluster(&mut writers.clusters, vc(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})));
+    let after = read(&stores, &secrets, &before).await;
+    assert!(after.complete && after.tenants.is_empty());
+}
+
+#[tokio::test]
+async fn a_single_node_cluster_is_served_where_it_is_pinned() {
+    let (stores, mut writers, secrets, _) = world();
+    let mut single = vc(&json!({}));
+    single["spec"]["topology"] = "SingleNode".into();
+    cluster(&mut writers.clusters, single);
+    assert!(read(&stores, &secrets, &Directory::default()).await.tenants.is_empty());
+    put(&mut writers.stateful_sets, json!({
+        "metadata": {"namespace": "team", "name": "dev-control-plane", "annotations": {PINNED_NODE: "n2"}},
+        "spec": {"selector": {}, "template": {}},
+    }));
+    let directory = read(&stores, &secrets, &Directory::default()).await;
+    assert_eq!(directory.tenants[&TenantUid::new("vc-1")].nodes, Nodes::Pinned(NodeName::new("n2")));
+}

@@ -1,0 +1,124 @@
+//! What stands between every client of ours and an apiserver: nobody but the lease holder writes, and no call hangs.
+
+use http::{Method, Request};
+use kube::client::ClientBuilder;
+use kube::{Client, Config};
+use nestling_runtime::lease::Leadership;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tower::{BoxError, Layer, Service};
+
+/// An apiserver that has not begun to answer by then does not count as reachable.
+pub const ANSWER: Duration = Duration::from_secs(15);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    #[error("this replica does not hold the lease")]
+    NotLeader,
+    #[error("the apiserver did not answer within {ANSWER:?}")]
+    NoAnswer,
+}
+
+/// Layer for kube clients: asks before every request that is not a read, so that no write can be forgotten.
+#[derive(Clone)]
+pub struct WriteGuard(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl WriteGuard {
+    /// Lets writes through while the lease is held.
+    pub fn leader(leadership: Leadership) -> Self {
+        Self(Arc::new(move || leadership.is_held()))
+    }
+
+    /// Lets everything through: for what every replica may write (`TokenReview`, the lease itself).
+    pub fn open() -> Self {
+        Self(Arc::new(|| true))
+    }
+
+    /// A client of `config` behind this guard.
+    pub fn client(&self, config: Config) -> Result<Client, kube::Error> {
+        Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
+    }
+}
+
+impl<S> Layer<S> for WriteGuard {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { guard: self.clone(), inner }
+    }
+}
+
+/// A client's service behind a [`WriteGuard`].
+#[derive(Clone)]
+pub struct Guarded<S> {
+    guard: WriteGuard,
+    inner: S,
+}
+
+impl<S, B> Service<Request<B>> for Guarded<S>
+where
+    S: Service<Request<B>>,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    S::Response: 'static,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        if !reads && !(self.guard.0)() {
+            return Box::pin(async { Err(Refused::NotLeader.into()) });
+        }
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            match tokio::time::timeout(ANSWER, answer).await {
+                Ok(answer) => answer.map_err(Into::into),
+                Err(_) => Err(Refused::NoAnswer.into()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tower::ServiceExt as _;
+
+    fn request(method: Method) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = method;
+        request
+    }
+
+    #[tokio::test]
+    async fn only_the_holder_writes_and_everybody_reads() {
+        let held = Arc::new(AtomicBool::new(false));
+        let asked = held.clone();
+        let guard = WriteGuard(Arc::new(move || asked.load(Ordering::Relaxed)));
+        let service = guard.layer(tower::service_fn(|_: Request<()>| async { Ok::<_, BoxError>("done") }));
+
+        assert_eq!(service.clone().oneshot(request(Method::GET)).await.unwrap(), "done");
+        for method in [Method::PATCH, Method::POST, Method::PUT, Method::DELETE] {
+            let refused = service.clone().oneshot(request(method)).await.unwrap_err();
+            assert!(matches!(refused.downcast_ref(), Some(Refused::NotLeader)), "{refused}");
+        }
+        held.store(true, Ordering::Relaxed);
+        assert_eq!(service.oneshot(request(Method::PATCH)).await.unwrap(), "done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_apiserver_is_given_up() {
+        let service = WriteGuard::open().layer(tower::service_fn(|_: Request<()>| std::future::pending::<Result<(), BoxError>>()));
+        let refused = service.oneshot(request(Method::GET)).await.unwrap_err();
+        assert!(matches!(refused.downcast_ref(), Some(Refused::NoAnswer)));
+    }
+}

@@ -1,0 +1,57 @@
+//! The installation's authorities: made by whichever replica comes first, read by all others.
+
+use crate::pki::PkiError;
+use crate::pki::installation::{self, InstallationCas, NAME};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use nestling_crds::labels;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationError {
+    #[error("cannot read the installation's authorities")]
+    Read(#[source] kube::Error),
+    #[error("cannot store the installation's authorities")]
+    Store(#[source] kube::Error),
+    #[error("cannot publish the installation's authorities")]
+    Publish(#[source] kube::Error),
+    #[error("cannot use the installation's authorities")]
+    Pki(#[from] PkiError),
+}
+
+/// The authorities of the installation in `namespace`, which exist from now on, with their public parts in a ConfigMap.
+/// `client` must be free to write: every replica comes by here before there is a leader.
+pub async fn ensure(client: &Client, namespace: &str, lifetime: SignedDuration) -> Result<InstallationCas, InstallationError> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = match secrets.get_opt(NAME).await.map_err(InstallationError::Read)? {
+        Some(secret) => secret,
+        None => create(&secrets, namespace, lifetime).await?,
+    };
+    let authorities = InstallationCas::from_secret(&secret)?;
+    publish(client, namespace, &authorities).await?;
+    Ok(authorities)
+}
+
+/// Of several replicas that create, one does; what it made counts for all.
+async fn create(secrets: &Api<Secret>, namespace: &str, lifetime: SignedDuration) -> Result<Secret, InstallationError> {
+    let made = installation::generate(Timestamp::now(), lifetime)?.to_secret(namespace);
+    let params = PostParams { field_manager: Some(labels::OPERATOR.into()), ..PostParams::default() };
+    match secrets.create(&params, &made).await {
+        Ok(secret) => Ok(secret),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => secrets.get(NAME).await.map_err(InstallationError::Read),
+        Err(error) => Err(InstallationError::Store(error)),
+    }
+}
+
+async fn publish(client: &Client, namespace: &str, authorities: &InstallationCas) -> Result<(), InstallationError> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let wanted = authorities.to_config_map(namespace);
+    let live = maps.get_opt(NAME).await.map_err(InstallationError::Read)?;
+    if live.is_some_and(|live| live.data == wanted.data) {
+        return Ok(());
+    }
+    let params = PatchParams::apply(labels::OPERATOR).force();
+    maps.patch(NAME, &params, &Patch::Apply(&wanted)).await.map_err(InstallationError::Publish)?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Step four: makes the host be as built. In three rounds: the Service of the API, for its address goes into certificates;
+//! then what pods mount and stand on; then the workloads. Within a round everything goes at once, because time to Ready
+//! is what users wait for.
+
+use super::Error;
+use super::build::{self, Applied, Endpoint, Prepared, Resources, names};
+use super::dereference::Dereferenced;
+use super::validate::ValidatedCluster;
+use crate::apply::host::HostObject;
+use crate::apply::{Applier, ApplyError};
+use crate::context::Context;
+use crate::pki::{self, Pki, PkiPolicy, PkiSecrets};
+use crate::stores::Stores;
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::ResourceExt as _;
+use nestling_crds::labels;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// A cluster as it is on the host.
+#[derive(Clone, Debug)]
+pub struct OnHost {
+    pub service: Service,
+    pub endpoint: Endpoint,
+    pub pki: Pki,
+    pub resources: Resources<Applied>,
+}
+
+pub async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Context) -> Result<OnHost, Error> {
+    let applier = Applier { host: &ctx.host, stores: &ctx.stores, verified: &ctx.verified, tenant: &cluster.uid };
+    let service = applier.apply(build::service(cluster)).await?;
+    let endpoint = Endpoint::from_service(cluster, &service).ok_or(Error::NoAddress)?;
+    let policy = PkiPolicy { leaf_lifetime: ctx.config.leaf_lifetime, ca_lifetime: ctx.config.ca_lifetime };
+    let pki = pki::plan(cluster, &endpoint, &reads.installation, &reads.secrets, Timestamp::now(), &policy)?;
+    let resources = resources(build::resources(cluster, &pki), cluster, &applier).await?;
+    Ok(OnHost { service, endpoint, pki, resources })
+}
+
+async fn resources(
+    prepared: Resources<Prepared>,
+    cluster: &ValidatedCluster,
+    applier: &Applier<'_>,
+) -> Result<Resources<Applied>, ApplyError> {
+    let Resources {
+        workload_namespace,
+        workload_role_binding,
+        workload_network_policy,
+        workload_quota,
+        service_account,
+        peer_service,
+        secrets,
+        apiserver_config,
+        controllers_config,
+        network_policies,
+        disruption_budgets,
+        members,
+        apiserver,
+        controllers,
+        state: PhantomData,
+    } = prepared;
+    let (workload, apiserver_name) = (cluster.workload_namespace.as_str(), names::apiserver(&cluster.name));
+
+    // What pods mount and stand on: a kubelet that finds a Secret missing waits for seconds before it looks again.
+    let (workload_namespace, secrets, apiserver_config, controllers_config, service_account, peer_service, network_policies) = tokio::try_join!(
+        applier.apply(workload_namespace),
+        all_secrets(secrets, applier),
+        applier.apply(apiserver_config),
+        applier.apply(controllers_config),
+        applier.apply(service_account),
+        applier.apply(peer_service),
+        each(network_policies, applier),
+    )?;
+
+    let (members, apiserver, controllers) = tokio::try_join!(
+        applier.apply(members),
+        if_wanted(apiserver, &cluster.namespace, &apiserver_name, applier),
+        applier.apply(controllers),
+    )?;
+
+    // Nothing waits for these.
+    let (workload_role_binding, workload_network_policy, workload_quota, disruption_budgets) = tokio::try_join!(
+        applier.apply(workload_role_binding),
+        if_wanted(workload_network_policy, workload, names::WORKLOAD, applier),
+        if_wanted(workload_quota, workload, names::WORKLOAD, applier),
+        each(disruption_budgets, applier),
+    )?;
+
+    Ok(Resources {
+        workload_namespace,
+        workload_role_binding,
+        workload_network_policy,
+        workload_quota,
+        service_account,
+        peer_service,
+        secrets,
+        apiserver_config,
+        controllers_config,
+        network_policies,
+        disruption_budgets,
+        members,
+        apiserver,
+        controllers,
+        state: PhantomData,
+    })
+}
+
+async fn all_secrets(secrets: PkiSecrets, applier: &Applier<'_>) -> Result<PkiSecrets, ApplyError> {
+    let PkiSecrets { ca, service_account, apiserver, etcd, controllers, admin_kubeconfig } = secrets;
+    // The authorities first: a certificate whose authority was lost half-way would be worth nothing.
+    let ca = applier.apply(ca).await?;
+    let (service_account, apiserver, etcd, controllers, admin_kubeconfig) = tokio::try_join!(
+        applier.apply(service_account),
+        applier.apply(apiserver),
+        applier.apply(etcd),
+        applier.apply(controllers),
+        applier.apply(admin_kubeconfig),
+    )?;
+    Ok(PkiSecrets { ca, service_account, apiserver, etcd, controllers, admin_kubeconfig })
+}
+
+async fn each<K: HostObject>(objects: Vec<K>, applier: &Applier<'_>) -> Result<Vec<K>, ApplyError> {
+    try_join_all(objects.into_iter().map(|object| applier.apply(object))).await
+}
+
+/// Applies the object, or removes the one of that name that was wanted once.
+async fn if_wanted<K: HostObject>(object: Option<K>, namespace: &str, name: &str, applier: &Applier<'_>) -> Result<Option<K>, ApplyError> {
+    match object {
+        Some(object) => applier.apply(object).await.map(Some),
+        None => applier.remove::<K>(namespace, name).await.map(|()| None),
+    }
+}
+
+/// The cluster's control-plane pods.
+pub fn pods(cluster: &ValidatedCluster, stores: &Stores) -> Vec<Arc<Pod>> {
+    stores.pods.state_filter(|pod| pod.labels().get(labels::TENANT).is_some_and(|tenant| tenant == cluster.uid.as_str()))
+}

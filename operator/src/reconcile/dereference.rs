@@ -1,0 +1,98 @@
+//! Step one: everything that the later steps need to know of the world, read before anything is decided. All of it comes
+//! from the stores, but for the contents of Secrets.
+
+mod host_node;
+
+pub use host_node::{HostAddress, HostNode};
+
+use crate::context::Context;
+use crate::pki;
+use crate::pki::installation::InstallationCas;
+use crate::reconcile::build::members::PINNED_NODE;
+use crate::reconcile::build::names;
+use crate::reconcile::subject::Subject;
+use crate::stores::Stores;
+use futures::future::try_join_all;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Secret;
+use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+use nestling_crds::names::{NodeName, TenantUid};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The world as one reconcile sees it.
+#[derive(Clone, Debug)]
+pub struct Dereferenced {
+    /// Ranges that the host itself uses: its ServiceCIDRs, the pod ranges of its nodes, their addresses.
+    pub host_ranges: Vec<IpNet>,
+    /// Service ranges of the other tenants.
+    pub taken: Vec<(TenantUid, IpNet)>,
+    pub host_nodes: Vec<HostNode>,
+    /// Where a `SingleNode` cluster lives already.
+    pub pinned_node: Option<NodeName>,
+    /// The cluster's existing PKI Secrets, by name.
+    pub secrets: BTreeMap<String, Secret>,
+    pub installation: Arc<InstallationCas>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DereferenceError {
+    #[error("cannot read Secret {name}")]
+    Secret {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+}
+
+pub async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
+    let (namespace, stores) = (&subject.namespace, &ctx.stores);
+    let secrets = try_join_all(pki::secret_names(&subject.name).map(|name| async move {
+        match ctx.secrets.get(namespace, &name).await {
+            Ok(secret) => Ok(secret.map(|secret| (name, (*secret).clone()))),
+            Err(source) => Err(DereferenceError::Secret { name, source }),
+        }
+    }));
+    Ok(Dereferenced {
+        secrets: secrets.await?.into_iter().flatten().collect(),
+        host_ranges: host_ranges(stores),
+        taken: taken(stores, &subject.uid),
+        host_nodes: stores.nodes.state().iter().map(|node| HostNode::from(&**node)).collect(),
+        pinned_node: pinned_node(stores, namespace, &subject.name),
+        installation: ctx.installation.clone(),
+    })
+}
+
+fn host_ranges(stores: &Stores) -> Vec<IpNet> {
+    let mut ranges: Vec<IpNet> = Vec::new();
+    for service_cidr in stores.service_cidrs.state() {
+        let cidrs = service_cidr.spec.iter().flat_map(|spec| spec.cidrs.iter().flatten());
+        ranges.extend(cidrs.filter_map(|cidr| cidr.parse::<IpNet>().ok()));
+    }
+    for node in stores.nodes.state() {
+        let pods = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
+        ranges.extend(pods.filter_map(|cidr| cidr.parse::<IpNet>().ok()));
+        let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+        ranges.extend(addresses.filter_map(|address| address.address.parse::<IpAddr>().ok()).map(IpNet::from));
+    }
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
+}
+
+fn taken(stores: &Stores, uid: &TenantUid) -> Vec<(TenantUid, IpNet)> {
+    let others = stores.clusters.state();
+    let taken = others.iter().filter_map(|other| {
+        let other = other.0.as_ref().ok()?;
+        let range = other.status.as_ref()?.service_cidr.as_ref()?.parse().ok()?;
+        Some((TenantUid::new(other.uid()?), range))
+    });
+    taken.filter(|(other, _)| other != uid).collect()
+}
+
+fn pinned_node(stores: &Stores, namespace: &str, name: &str) -> Option<NodeName> {
+    let set = stores.stateful_sets.get(&ObjectRef::new(&names::control_plane(name)).within(namespace))?;
+    set.annotations().get(PINNED_NODE).map(NodeName::new)
+}

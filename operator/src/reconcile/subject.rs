@@ -1,0 +1,45 @@
+//! The cluster that a reconcile is about.
+
+use super::Error;
+use crate::context::Context;
+use crate::stores::Cluster;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::reflector::{Lookup as _, ObjectRef};
+use kube::{Resource as _, ResourceExt as _};
+use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::{VirtualCluster, VirtualClusterStatus};
+
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// With the status as last written: the watch may be behind our own writes.
+    pub vc: VirtualCluster,
+    pub uid: TenantUid,
+    pub namespace: String,
+    pub name: String,
+    pub reference: ObjectRef<Cluster>,
+}
+
+impl Subject {
+    pub fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, Error> {
+        let mut vc = cluster.0.clone().map_err(|invalid| Error::Unreadable(invalid.error))?;
+        let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(Error::Unreadable("it has no uid".into()))?);
+        let namespace = vc.metadata.namespace.clone().ok_or(Error::Unreadable("it has no namespace".into()))?;
+        if let Some(written) = ctx.written.get(&uid) {
+            vc.status = Some(written);
+        }
+        Ok(Self { uid, namespace, name: vc.name_any(), reference: cluster.to_object_ref(()), vc })
+    }
+
+    pub fn is_deleting(&self) -> bool {
+        self.vc.metadata.deletion_timestamp.is_some()
+    }
+
+    pub fn status(&self) -> VirtualClusterStatus {
+        self.vc.status.clone().unwrap_or_default()
+    }
+
+    /// For Events.
+    pub fn object_reference(&self) -> ObjectReference {
+        self.vc.object_ref(&())
+    }
+}

@@ -1,0 +1,147 @@
+//! CoreDNS, as kubeadm installs it, with what makes it fit for the `restricted` Pod Security Standard, one replica, and a
+//! readiness probe every second so that a new cluster is not held up by it.
+
+use super::{Settings, TenantObject, object};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use serde_json::json;
+
+pub const NAME: &str = "coredns";
+pub const NAMESPACE: &str = "kube-system";
+const ROLE: &str = "system:coredns";
+const LABELS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
+
+/// Everything but the Deployment: its pods cannot be created without the ServiceAccount.
+pub fn prerequisites(settings: &Settings) -> Vec<TenantObject> {
+    let subject = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
+    let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE});
+    vec![
+        object::<ServiceAccount>(NAMESPACE, NAME, &[], json!({})),
+        object::<ClusterRole>(
+            "",
+            ROLE,
+            &[],
+            json!({"rules": [
+                {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+            ]}),
+        ),
+        object::<ClusterRoleBinding>("", ROLE, &[], json!({"roleRef": role_ref, "subjects": [subject]})),
+        object::<ConfigMap>(NAMESPACE, NAME, &[], json!({"data": {"Corefile": corefile(&settings.cluster_domain)}})),
+        service(settings),
+    ]
+}
+
+fn corefile(domain: &str) -> String {
+    format!(
+        ".:53 {{
+    errors
+    health {{
+       lameduck 5s
+    }}
+    ready
+    kubernetes {domain} in-addr.arpa ip6.arpa {{
+       pods insecure
+       fallthrough in-addr.arpa ip6.arpa
+       ttl 30
+    }}
+    prometheus :9153
+    forward . /etc/resolv.conf {{
+       max_concurrent 1000
+    }}
+    cache 30 {{
+       disable success {domain}
+       disable denial {domain}
+    }}
+    loop
+    reload
+    loadbalance
+}}
+"
+    )
+}
+
+fn service(settings: &Settings) -> TenantObject {
+    let labels = &[("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
+    object::<Service>(
+        NAMESPACE,
+        "kube-dns",
+        labels,
+        json!({"spec": {
+            "clusterIP": settings.dns_address.to_string(),
+            "selector": {"k8s-app": "kube-dns"},
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+                {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153},
+            ],
+        }}),
+    )
+}
+
+pub fn deployment(settings: &Settings) -> TenantObject {
+    let container = json!({
+        "name": NAME,
+        "image": settings.coredns_image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["-conf", "/etc/coredns/Corefile"],
+        "resources": {"limits": {"memory": "170Mi"}, "requests": {"cpu": "100m", "memory": "70Mi"}},
+        "ports": [
+            {"containerPort": 53, "name": "dns", "protocol": "UDP"},
+            {"containerPort": 53, "name": "dns-tcp", "protocol": "TCP"},
+            {"containerPort": 9153, "name": "metrics", "protocol": "TCP"},
+            {"containerPort": 8080, "name": "liveness-probe", "protocol": "TCP"},
+            {"containerPort": 8181, "name": "readiness-probe", "protocol": "TCP"},
+        ],
+        "livenessProbe": {
+            "httpGet": {"path": "/health", "port": "liveness-probe", "scheme": "HTTP"},
+            "initialDelaySeconds": 60,
+            "timeoutSeconds": 5,
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/ready", "port": "readiness-probe", "scheme": "HTTP"},
+            "periodSeconds": 1,
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
+            "readOnlyRootFilesystem": true,
+        },
+        "volumeMounts": [{"mountPath": "/etc/coredns", "name": "config-volume", "readOnly": true}],
+    });
+    let pod = json!({
+        "serviceAccountName": NAME,
+        "priorityClassName": "system-cluster-critical",
+        "dnsPolicy": "Default",
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [
+            {"key": "CriticalAddonsOnly", "operator": "Exists"},
+            {"effect": "NoSchedule", "key": "node-role.kubernetes.io/control-plane"},
+        ],
+        "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+            "podAffinityTerm": {
+                "labelSelector": {"matchExpressions": [{"key": "k8s-app", "operator": "In", "values": ["kube-dns"]}]},
+                "topologyKey": "kubernetes.io/hostname",
+            },
+            "weight": 100,
+        }]}},
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            // Port 53 without root: a "safe" sysctl, and the default of containerd 2.
+            "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
+        },
+        "containers": [container],
+        "volumes": [{"configMap": {"items": [{"key": "Corefile", "path": "Corefile"}], "name": NAME}, "name": "config-volume"}],
+    });
+    let fields = json!({"spec": {
+        "replicas": 1,
+        "selector": {"matchLabels": {"k8s-app": "kube-dns"}},
+        "strategy": {"rollingUpdate": {"maxUnavailable": 1}, "type": "RollingUpdate"},
+        "template": {"metadata": {"labels": {"k8s-app": "kube-dns"}}, "spec": pod},
+    }});
+    object::<Deployment>(NAMESPACE, NAME, LABELS, fields)
+}
