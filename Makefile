@@ -12,7 +12,6 @@ STATE := $(CURDIR)/.nestling
 BIN := $(STATE)/bin
 RELEASE := $(CURDIR)/target/release
 HOSTCLUSTER := $(RELEASE)/hostcluster
-DENY := $(or $(shell command -v cargo-deny 2>/dev/null),$(HOME)/.cargo/bin/cargo-deny)
 
 .PHONY: help
 help: ## Show this list
@@ -66,11 +65,11 @@ lint-chart: ## Lint the Helm chart
 
 .PHONY: deny
 deny: ## Licences, banned crates and sources of dependencies (cargo-deny)
-	if [[ ! -x "$(DENY)" ]]; then
+	if ! command -v cargo-deny > /dev/null; then
 		echo "cargo-deny is missing: cargo install --locked cargo-deny" >&2
 		exit 1
 	fi
-	$(DENY) --offline check bans licenses sources
+	cargo-deny --offline check bans licenses sources
 
 .PHONY: images
 images: programs ## Write .nestling/images/*.tar: our three programs as OCI images

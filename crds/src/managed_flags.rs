@@ -100,7 +100,23 @@ pub const API_SERVER: &[ManagedFlags] = &[
         instead: "the way from the API to nodes and pods is made by the operator",
     },
     ManagedFlags {
-        flags: &["authentication-config", "anonymous-auth", "enable-bootstrap-token-auth"],
+        // The operator always passes a configuration file, and kube-apiserver refuses the older flags beside it.
+        flags: &[
+            "authentication-config",
+            "authentication-token-webhook-config-file",
+            "anonymous-auth",
+            "enable-bootstrap-token-auth",
+            "token-auth-file",
+            "oidc-ca-file",
+            "oidc-client-id",
+            "oidc-groups-claim",
+            "oidc-groups-prefix",
+            "oidc-issuer-url",
+            "oidc-required-claim",
+            "oidc-signing-algs",
+            "oidc-username-claim",
+            "oidc-username-prefix",
+        ],
         instead: "use spec.controlPlane.apiServer.authentication",
     },
     ManagedFlags {

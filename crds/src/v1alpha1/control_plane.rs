@@ -55,8 +55,9 @@ pub struct ApiServer {
     /// `AuthenticationConfiguration` (apiserver.config.k8s.io), e.g. OIDC issuers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Raw>,
-    /// `AuthorizationConfiguration` (apiserver.config.k8s.io).
+    /// `AuthorizationConfiguration` (apiserver.config.k8s.io). Not supported yet: Node and RBAC are always on.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = rules::authorization()))]
     pub authorization: Option<Raw>,
     /// Audit `Policy` (audit.k8s.io).
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -56,3 +56,8 @@ pub fn static_pods() -> Vec<Rule> {
 pub fn hibernate() -> Vec<Rule> {
     vec![forbidden("!self", "hibernation is not supported yet; use spec.paused to stop reconciling")]
 }
+
+/// Further authorizers.
+pub fn authorization() -> Vec<Rule> {
+    vec![forbidden("false", "is not supported yet; Node and RBAC are always on")]
+}

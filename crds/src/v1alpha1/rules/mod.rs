@@ -18,7 +18,7 @@ mod tests;
 pub use change::{network, topology};
 pub use flags::{api_server_args, controller_manager_args, scheduler_args};
 pub use form::{cert_sans, cloud_controllers, cluster_domain, controllers, hostname, name_form, name_length, spec, storage};
-pub use later::{backup, etcd_endpoints, etcd_replicas, expose_type, hibernate, node_ports, replicas, static_pods};
+pub use later::{authorization, backup, etcd_endpoints, etcd_replicas, expose_type, hibernate, node_ports, replicas, static_pods};
 
 use kube::core::{Reason, Rule};
 

@@ -64,6 +64,7 @@ fn good_specs_are_taken(#[case] spec: Value) {
 #[case(json!({"expose": {"type": "Gateway"}}), "Gateway is not supported yet; use LoadBalancer")]
 #[case(json!({"expose": {"hostname": "https://api"}}), "must be a DNS name")]
 #[case(json!({"nodes": {"staticPods": [{}]}}), "not supported yet; use a DaemonSet")]
+#[case(json!({"controlPlane": {"apiServer": {"authorization": {"authorizers": []}}}}), "not supported yet; Node and RBAC are always on")]
 #[case(json!({"hibernate": true}), "not supported yet; use spec.paused")]
 #[case(json!({"controlPlane": {"apiServer": {"certSANs": ["not a name"]}}}), "must be a DNS name or an IP address")]
 #[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"--event-ttl": "2h"}}}}), "write flags without leading dashes")]
