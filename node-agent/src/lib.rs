@@ -9,6 +9,8 @@ pub mod app;
 pub mod control;
 pub mod cri;
 pub mod node;
+pub mod pods;
 pub mod proxy;
 pub mod server;
 pub mod tenant;
+pub mod volumes;
