@@ -5,6 +5,7 @@ use crate::kubeconfig;
 use crate::node::NodeController;
 use crate::selection::{Choice, Controller, is_on};
 use crate::wait::{WaitArgs, wait};
+use anyhow::Context as _;
 use nestling_crds::labels::CLOUD_CONTROLLER;
 use nestling_runtime::control::ControlArgs;
 use nestling_runtime::lease::{Lease, LeaseParams};
@@ -30,7 +31,7 @@ pub struct Cli {
     command: Option<Command>,
 
     #[command(flatten)]
-    run: Option<RunArgs>,
+    run: RunArgs,
 
     #[command(flatten)]
     telemetry: TelemetryArgs,
@@ -45,8 +46,9 @@ enum Command {
 #[derive(Clone, Debug, clap::Args)]
 pub struct RunArgs {
     /// How to reach the tenant's apiserver.
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: PathBuf,
+    // Required; an option only because a subcommand does without.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub kubeconfig: Option<PathBuf>,
 
     /// Controllers to run: `*` for all that are on by default, `name` for on, `-name` for off.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
@@ -71,21 +73,20 @@ impl Cli {
 
     /// Waiting answers no probes, so it must not take a port from anybody.
     pub fn admin(&self) -> SocketAddr {
-        self.run.as_ref().map_or((Ipv4Addr::LOCALHOST, 0).into(), |run| run.admin_address)
+        if self.command.is_some() { (Ipv4Addr::LOCALHOST, 0).into() } else { self.run.admin_address }
     }
 
     pub async fn run(self, process: Process) -> anyhow::Result<()> {
-        match (self.command, self.run) {
-            (Some(Command::Wait(args)), _) => wait(&args, &process.shutdown).await,
-            (None, Some(args)) => control(args, process).await,
-            (None, None) => anyhow::bail!("nothing to do: give --kubeconfig, or a subcommand"),
+        match self.command {
+            Some(Command::Wait(args)) => wait(&args, &process.shutdown).await,
+            None => Box::pin(control(self.run, process)).await,
         }
     }
 }
 
 /// Runs the controllers until asked to leave, or until the lease is lost.
 async fn control(args: RunArgs, process: Process) -> anyhow::Result<()> {
-    let client = kubeconfig::client(&args.kubeconfig, true).await?;
+    let client = kubeconfig::client(&args.kubeconfig.context("no --kubeconfig")?, true).await?;
     let mut lease = Lease::hold(client.clone(), LeaseParams::new(LEASE_NAMESPACE, LEASE, &identity(), CLOUD_CONTROLLER));
     let leadership = lease.leadership();
     let (sender, cloud) = watch::channel(None);
@@ -127,11 +128,12 @@ mod tests {
 
     #[test]
     fn flags_are_read_as_upstream_writes_them() {
-        let cli = Cli::try_parse_from(["ccm", "--controllers=*,-node", "--kubeconfig=/k", "--operator=https://o.svc:8443", "--operator-ca=/ca"]).unwrap();
-        let run = cli.run.unwrap();
-        assert!(!is_on(Controller::Node, &run.controllers));
+        let cli =
+            Cli::try_parse_from(["ccm", "--controllers=*,-node", "--kubeconfig=/k", "--operator=https://o.svc:8443", "--operator-ca=/ca"])
+                .unwrap();
+        assert!(!is_on(Controller::Node, &cli.run.controllers));
         let cli = Cli::try_parse_from(["ccm", "--kubeconfig", "/k", "--controllers", "-node"]).unwrap();
-        assert_eq!(cli.run.unwrap().controllers, [Choice::Off(Controller::Node)]);
+        assert_eq!(cli.run.controllers, [Choice::Off(Controller::Node)]);
     }
 
     #[test]

@@ -56,8 +56,12 @@ pub async fn follow(args: ControlArgs, ca: PathBuf, cloud: watch::Sender<Option<
         let mut heard = false;
         let ended = stream(&args, &ca, |nodes| {
             heard = true;
-            cloud.send_if_modified(|old| old.as_deref() != Some(&nodes) && old.replace(Arc::new(nodes)).is_none_or(|_| true));
-            unknown = None;
+            cloud.send_if_modified(|old| {
+                let changed = old.as_deref() != Some(&nodes);
+                *old = Some(Arc::new(nodes));
+                changed
+            });
+            drop(unknown.take());
         })
         .await;
         if heard {

@@ -5,8 +5,8 @@ use crate::cloud::Cloud;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::labels::CLOUD_CONTROLLER;
 use nestling_runtime::backoff::Backoff;
@@ -91,7 +91,7 @@ impl NodeController {
                 Some(event) = events.next() => match event {
                     Ok(event) => {
                         if self.take(event) {
-                            unlisted = None;
+                            drop(unlisted.take());
                         }
                     }
                     Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot watch the Nodes"),
@@ -163,6 +163,10 @@ impl NodeController {
                 self.known.insert(name, node);
             }
             Ok(None) => self.backoff.succeeded(&name),
+            // The Node is gone or was written by somebody else since: the watch tells, and a look soon makes sure.
+            Err(WriteError::Api { source: kube::Error::Api(status), .. }) if status.is_not_found() || status.is_conflict() => {
+                self.later.insert(name.clone(), Instant::now() + self.backoff.failed(name));
+            }
             Err(error) => {
                 self.failed.inc();
                 let pause = self.backoff.failed(name.clone());
@@ -201,7 +205,8 @@ impl NodeController {
                     }
                 }
                 if let Some(patch) = status {
-                    written = Some(call("patch the Node's addresses", self.nodes.patch_status(name, &params, &Patch::Strategic(patch))).await?);
+                    written =
+                        Some(call("patch the Node's addresses", self.nodes.patch_status(name, &params, &Patch::Strategic(patch))).await?);
                 }
                 Ok(written)
             }

@@ -85,8 +85,11 @@ fn facts(node: &Node, name: &str, instance: &CloudNode) -> Option<Value> {
         // Others write taints too, and the list is written as a whole.
         metadata.insert("resourceVersion".into(), json!(node.metadata.resource_version));
     }
-    let patch: Map<String, Value> =
-        [("metadata", metadata), ("spec", spec)].into_iter().filter(|(_, part)| !part.is_empty()).map(|(k, part)| (k.into(), part.into())).collect();
+    let patch: Map<String, Value> = [("metadata", metadata), ("spec", spec)]
+        .into_iter()
+        .filter(|(_, part)| !part.is_empty())
+        .map(|(k, part)| (k.into(), part.into()))
+        .collect();
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
