@@ -32,6 +32,8 @@ mod watch;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod handshake_tests;
 
 pub use error::PodsError;
 pub use remove::remove_all;

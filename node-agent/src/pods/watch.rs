@@ -60,18 +60,7 @@ impl Watches {
     pub async fn tenant_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
         let api: Api<Pod> = Api::all(self.tenant.kubelet.clone());
         let config = Config::default().fields(&format!("spec.nodeName={}", self.tenant.node));
-        follow(api, config, "tenant pods", shutdown, |event| {
-            let event = event.modify(trim);
-            let mut keys = self.tenant_keys(&event);
-            writer.apply_watcher_event(&event);
-            if matches!(event, Event::InitDone) {
-                keys.extend(self.all());
-            }
-            for key in keys {
-                self.queue.add(key);
-            }
-        })
-        .await;
+        follow(api, config, "tenant pods", shutdown, |event| self.take_tenant_event(event, &mut writer)).await;
     }
 
     /// Follows the host pods of this tenant and node.
@@ -79,21 +68,35 @@ impl Watches {
         let api: Api<Pod> = Api::namespaced(self.tenant.host.clone(), self.tenant.spec.workload_namespace.as_str());
         let config = Config::default().labels(&ownership::selector(&self.tenant));
         let mut told = None;
-        follow(api, config, "host pods", shutdown, |event| {
-            let event = event.modify(trim);
-            let mut keys = self.host_keys(&event);
-            writer.apply_watcher_event(&event);
-            if matches!(event, Event::InitDone) {
-                keys.extend(self.all());
-            }
-            if !matches!(event, Event::Init | Event::InitApply(_)) {
-                self.tell_sources(&mut told);
-            }
-            for key in keys {
-                self.queue.add(key);
-            }
-        })
-        .await;
+        follow(api, config, "host pods", shutdown, |event| self.take_host_event(event, &mut writer, &mut told)).await;
+    }
+
+    pub fn take_tenant_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>) {
+        let event = event.modify(trim);
+        let mut keys = self.tenant_keys(&event);
+        writer.apply_watcher_event(&event);
+        if matches!(event, Event::InitDone) {
+            keys.extend(self.all());
+        }
+        for key in keys {
+            self.queue.add(key);
+        }
+    }
+
+    /// `told`: the addresses that the proxy was last told.
+    pub fn take_host_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>, told: &mut Option<BTreeSet<IpAddr>>) {
+        let event = event.modify(trim);
+        let mut keys = self.host_keys(&event);
+        writer.apply_watcher_event(&event);
+        if matches!(event, Event::InitDone) {
+            keys.extend(self.all());
+        }
+        if !matches!(event, Event::Init | Event::InitApply(_)) {
+            self.tell_sources(told);
+        }
+        for key in keys {
+            self.queue.add(key);
+        }
     }
 
     /// The pods that an event concerns; called before the store takes it.

@@ -1,0 +1,429 @@
+//! The order of calls toward both apiservers, which are scripted: every call is expected by name, and one that does not
+//! come, or comes uncalled for, fails the test.
+
+use super::*;
+use crate::pods::fixtures;
+use crate::tenant::PodStores;
+use crate::volumes::Source;
+use crate::volumes::inventory::Inventory;
+use http::{Method, Request, Response};
+use kube::client::Body;
+use kube::runtime::{reflector, watcher};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::time::timeout;
+use tower_test::mock::{self, Handle, SendResponse};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const TENANT_POD: &str = "/api/v1/namespaces/shop/pods/web-0";
+const HOST_PODS: &str = "/api/v1/namespaces/team-a-dev-workload/pods";
+
+/// An apiserver that does what it is told.
+struct Server {
+    name: &'static str,
+    handle: Handle<Request<Body>, Response<Body>>,
+}
+
+struct Call {
+    body: Value,
+    query: String,
+    respond: SendResponse<Response<Body>>,
+}
+
+impl Call {
+    fn answer(self, body: &Value) {
+        self.answer_with(200, body);
+    }
+
+    fn answer_with(self, code: u16, body: &Value) {
+        let response = Response::builder().status(code).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap();
+        self.respond.send_response(response);
+    }
+
+    fn fail(self, code: u16, reason: &str, message: &str) {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message, "metadata": {}});
+        self.answer_with(code, &status);
+    }
+}
+
+impl Server {
+    fn start(name: &'static str) -> (kube::Client, Self) {
+        let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
+        (kube::Client::new(service, "default"), Self { name, handle })
+    }
+
+    async fn expect(&mut self, method: Method, path: &str) -> Call {
+        let next = timeout(PATIENCE, self.handle.next_request()).await;
+        let (request, respond) = next.unwrap_or_else(|_| panic!("{}: no {method} {path}", self.name)).unwrap();
+        let (parts, body) = request.into_parts();
+        assert_eq!((&parts.method, parts.uri.path()), (&method, path), "{}", self.name);
+        let body = body.collect_bytes().await.unwrap();
+        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
+        Call { body, query: parts.uri.query().unwrap_or_default().to_owned(), respond }
+    }
+
+    async fn expect_nothing(&mut self) {
+        if let Ok(Some((request, _))) = timeout(Duration::from_millis(100), self.handle.next_request()).await {
+            panic!("{}: unexpected {} {}", self.name, request.method(), request.uri());
+        }
+    }
+}
+
+struct World {
+    reconciler: Arc<Reconciler>,
+    tenant_writer: Writer<Pod>,
+    host_writer: Writer<Pod>,
+    tenant: Server,
+    host: Server,
+    key: PodKey,
+    shutdown: CancellationToken,
+}
+
+impl World {
+    fn new() -> Self {
+        let (tenant_client, tenant_server) = Server::start("tenant");
+        let (host_client, host_server) = Server::start("host");
+        let (tenant_store, tenant_writer) = reflector::store();
+        let (host_store, host_writer) = reflector::store();
+        let tenant = Arc::new(Tenant {
+            spec: fixtures::tenant_spec(),
+            node: fixtures::node(),
+            kubelet: tenant_client.clone(),
+            proxy: tenant_client.clone(),
+            host: host_client,
+            stores: PodStores { tenant: tenant_store, host: host_store },
+        });
+        let shutdown = CancellationToken::new();
+        let queue = Arc::new(Queue::new());
+        let copies = Copies::new(tenant.clone(), queue.clone(), shutdown.clone());
+        let events = Arc::new(Events::start(&tenant_client, &tenant.node, &TaskTracker::new(), &shutdown));
+        let (records, services) = (Arc::new(Records::default()), Arc::new(Services::new()));
+        let reconciler = Reconciler { tenant, queue, records, services, copies, events, left: Inventory::default() };
+        let reconciler = Arc::new(reconciler);
+        let key = fixtures::key();
+        Self { reconciler, tenant_writer, host_writer, tenant: tenant_server, host: host_server, key, shutdown }
+    }
+
+    fn host_name(&self) -> String {
+        self.key.host_name(&self.reconciler.tenant.spec.uid).to_string()
+    }
+
+    fn host_path(&self) -> String {
+        format!("{HOST_PODS}/{}", self.host_name())
+    }
+
+    fn watches(&self) -> Watches {
+        struct Ignore;
+        impl SourceSink for Ignore {
+            fn set_sources(&self, _: &TenantUid, _: BTreeSet<IpAddr>) {}
+        }
+        let Reconciler { tenant, queue, records, .. } = &*self.reconciler;
+        Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), sources: Arc::new(Ignore) }
+    }
+
+    fn show_tenant(&mut self, pod: &Value) {
+        self.tenant_event(watcher::Event::Apply(serde_json::from_value(pod.clone()).unwrap()));
+    }
+
+    fn show_host(&mut self, pod: &Value) {
+        self.host_event(watcher::Event::Apply(serde_json::from_value(pod.clone()).unwrap()));
+    }
+
+    fn tenant_event(&mut self, event: watcher::Event<Pod>) {
+        self.watches().take_tenant_event(event, &mut self.tenant_writer);
+    }
+
+    fn host_event(&mut self, event: watcher::Event<Pod>) {
+        self.watches().take_host_event(event, &mut self.host_writer, &mut None);
+    }
+
+    fn reconcile(&self) -> tokio::task::JoinHandle<Result<Option<Duration>, PodsError>> {
+        let (reconciler, key) = (self.reconciler.clone(), self.key.clone());
+        tokio::spawn(async move { reconciler.reconcile(&key).await })
+    }
+
+    fn tenant_pod(&self, metadata: Value, status: Value) -> Value {
+        let mut pod = json!({"spec": {"nodeName": "node-1", "serviceAccountName": "robot", "terminationGracePeriodSeconds": 30, "containers": [{"name": "web", "image": "web:1"}]}});
+        pod["metadata"] = metadata;
+        pod["status"] = status;
+        let meta = &mut pod["metadata"];
+        meta["namespace"] = json!("shop");
+        meta["name"] = json!("web-0");
+        meta["uid"] = json!(self.key.uid);
+        if meta["resourceVersion"].is_null() {
+            meta["resourceVersion"] = json!("10");
+        }
+        pod
+    }
+
+    fn host_pod(&self, metadata: Value, status: Value) -> Value {
+        let mut pod = serde_json::to_value(Pod { metadata: self.reconciler.owner().pod_metadata(&self.key), ..Pod::default() }).unwrap();
+        pod["metadata"]["uid"] = json!("host-uid");
+        pod["metadata"].as_object_mut().unwrap().extend(match metadata {
+            Value::Object(map) => map,
+            _ => panic!("metadata is a map"),
+        });
+        pod["spec"] = json!({"containers": [{"name": "web", "image": "web:1"}]});
+        pod["status"] = status;
+        pod
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn running() -> Value {
+    json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "podIP": "10.244.1.2",
+        "conditions": [{"type": "ContainersReady", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        "containerStatuses": [{"name": "web", "image": "web:1", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]})
+}
+
+fn deleting(grace: i64) -> Value {
+    json!({"deletionTimestamp": "2026-01-01T01:00:00Z", "deletionGracePeriodSeconds": grace})
+}
+
+/// All that a pod mounts is on the host before the pod is.
+#[tokio::test]
+async fn a_pod_is_made_after_all_that_it_mounts() {
+    let mut world = World::new();
+    let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
+    pod["spec"]["volumes"] = json!([{"name": "api", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+        {"configMap": {"name": "kube-root-ca.crt"}}]}}]);
+    world.show_tenant(&pod);
+    let reconcile = world.reconcile();
+
+    let token = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/serviceaccounts/robot/token").await;
+    assert_eq!(token.body["spec"]["boundObjectRef"], json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "tenant-pod-uid"}));
+    assert_eq!(token.body["spec"]["expirationSeconds"], 3607);
+    let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/configmaps").await;
+    assert!(list.query.contains("fieldSelector=metadata.name%3Dkube-root-ca.crt"), "{}", list.query);
+    list.answer(&json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "5"}, "items": [
+        {"metadata": {"name": "kube-root-ca.crt", "namespace": "shop", "uid": "cm", "resourceVersion": "4"}, "data": {"ca.crt": "PEM"}}]}));
+    let copy = Source::config_map("shop", "kube-root-ca.crt").host_name(&world.reconciler.tenant.spec.uid, &fixtures::node());
+    let write = world.host.expect(Method::PATCH, &format!("/api/v1/namespaces/team-a-dev-workload/configmaps/{copy}")).await;
+    assert!(!write.query.contains("force"), "a foreign object must not be taken over: {}", write.query);
+    assert_eq!(write.body["data"], json!({"ca.crt": "PEM"}));
+    let made = write.body.clone();
+    write.answer(&made);
+
+    world.host.expect_nothing().await;
+    token.answer(&json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": 3607}, "status": {"token": "jwt", "expirationTimestamp": "2036-01-01T00:00:00Z"}}));
+    let secret = world.host.expect(Method::POST, "/api/v1/namespaces/team-a-dev-workload/secrets").await;
+    assert_eq!(secret.body["data"], json!({"token.api.0": "and0"}));
+    let made = secret.body.clone();
+    secret.answer(&made);
+
+    let create = world.host.expect(Method::POST, HOST_PODS).await;
+    let made = create.body.clone();
+    create.answer(&made);
+    assert!(reconcile.await.unwrap().unwrap().is_some(), "looked for again if the watch does not show it");
+    assert!(world.reconciler.records.get(&world.key).made.is_some());
+}
+
+#[tokio::test]
+async fn a_pod_that_was_made_is_not_made_again_before_the_watch_shows_it() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
+    let reconcile = world.reconcile();
+    let create = world.host.expect(Method::POST, HOST_PODS).await;
+    let made = create.body.clone();
+    create.answer(&made);
+    reconcile.await.unwrap().unwrap();
+    world.reconcile().await.unwrap().unwrap();
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
+    let mut world = World::new();
+    let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
+    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
+    world.show_tenant(&pod);
+    assert_eq!(world.reconcile().await.unwrap().unwrap(), None);
+    let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
+    assert_eq!(event.body["reason"], "UnsupportedField");
+    assert_eq!(event.body["involvedObject"]["uid"], "tenant-pod-uid");
+    let message = event.body["message"].as_str().unwrap();
+    assert!(message.contains("spec.volumes[0].persistentVolumeClaim") && message.contains("data"), "{message}");
+    let made = event.body.clone();
+    event.answer(&made);
+    // Told once.
+    world.reconcile().await.unwrap().unwrap();
+    world.tenant.expect_nothing().await;
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_host_is_told_in_the_tenants_words() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
+    let reconcile = world.reconcile();
+    let create = world.host.expect(Method::POST, HOST_PODS).await;
+    let message = format!("pods \"{}\" is forbidden: violates PodSecurity", world.host_name());
+    create.fail(403, "Forbidden", &message);
+    assert!(reconcile.await.unwrap().unwrap().is_some());
+    let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
+    assert_eq!(event.body["message"], "pods \"web-0\" is forbidden: violates PodSecurity");
+}
+
+#[tokio::test]
+async fn somebody_elses_pod_of_that_name_is_left_alone() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
+    let reconcile = world.reconcile();
+    world.host.expect(Method::POST, HOST_PODS).await.fail(409, "AlreadyExists", "there");
+    let read = world.host.expect(Method::GET, &world.host_path()).await;
+    read.answer(&json!({"metadata": {"name": world.host_name(), "labels": {"nestling.dev/tenant": "another"}}}));
+    assert!(matches!(reconcile.await.unwrap(), Err(PodsError::ForeignHostPod(_))));
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn status_is_written_once() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
+    world.show_host(&world.host_pod(json!({}), running()));
+    let reconcile = world.reconcile();
+    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
+    assert_eq!(patch.body["metadata"], json!({"uid": "tenant-pod-uid"}));
+    assert_eq!(patch.body["status"]["phase"], "Running");
+    // The answer is newer than what the watch has shown.
+    let mut status = running();
+    status["conditions"] = patch.body["status"]["conditions"].clone();
+    patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), status));
+    reconcile.await.unwrap().unwrap();
+    world.reconcile().await.unwrap().unwrap();
+    world.tenant.expect_nothing().await;
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(deleting(7), running()));
+    world.show_host(&world.host_pod(json!({}), running()));
+    let reconcile = world.reconcile();
+    let stop = world.host.expect(Method::DELETE, &world.host_path()).await;
+    assert_eq!((&stop.body["gracePeriodSeconds"], &stop.body["preconditions"]["uid"]), (&json!(7), &json!("host-uid")));
+    stop.answer(&world.host_pod(deleting(7), running()));
+    // The conditions that a kubelet adds are still to be written.
+    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
+    assert_eq!(patch.body["status"]["phase"], Value::Null, "still Running: {}", patch.body);
+    patch.answer(&world.tenant_pod(deleting(7), running()));
+    reconcile.await.unwrap().unwrap();
+
+    // The containers have ended; the host pod is gone.
+    let mut ended = running();
+    ended["phase"] = json!("Failed");
+    ended["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 143, "reason": "Error"}});
+    let last = world.host_pod(deleting(7), ended);
+    world.show_host(&last);
+    world.host_event(watcher::Event::Delete(serde_json::from_value(last).unwrap()));
+    let reconcile = world.reconcile();
+    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
+    assert_eq!(patch.body["status"]["phase"], "Failed");
+    assert_eq!(patch.body["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+    patch.answer(&world.tenant_pod(deleting(7), running()));
+    let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
+    assert_eq!((&remove.body["gracePeriodSeconds"], &remove.body["preconditions"]["uid"]), (&json!(0), &json!("tenant-pod-uid")));
+    remove.answer(&world.tenant_pod(deleting(0), running()));
+    reconcile.await.unwrap().unwrap();
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn the_tenant_pod_stays_while_the_host_pod_may_be_there() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(deleting(7), running()));
+    let reconcile = world.reconcile();
+    let read = world.host.expect(Method::GET, &world.host_path()).await;
+    read.answer(&world.host_pod(json!({}), running()));
+    assert!(reconcile.await.unwrap().unwrap().is_some());
+    world.tenant.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_pod_deleted_before_it_was_made_just_goes() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(deleting(30), json!({"phase": "Pending"})));
+    let reconcile = world.reconcile();
+    world.host.expect(Method::GET, &world.host_path()).await.fail(404, "NotFound", "none");
+    let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
+    remove.answer(&world.tenant_pod(deleting(0), json!({})));
+    reconcile.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), running()));
+    let host = world.host_pod(json!({}), running());
+    world.show_host(&host);
+    world.host_event(watcher::Event::Delete(serde_json::from_value(host).unwrap()));
+    let reconcile = world.reconcile();
+    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
+    assert_eq!(patch.body["status"]["phase"], "Failed");
+    let conditions = patch.body["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|condition| condition["type"] == "DisruptionTarget" && condition["status"] == "True"));
+    patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), json!({"phase": "Failed"})));
+    reconcile.await.unwrap().unwrap();
+    world.reconcile().await.unwrap().unwrap();
+    world.tenant.expect_nothing().await;
+    world.host.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_pod_removed_by_force_is_killed() {
+    let mut world = World::new();
+    let pod = world.tenant_pod(deleting(0), running());
+    world.show_tenant(&pod);
+    world.show_host(&world.host_pod(json!({}), running()));
+    world.tenant_event(watcher::Event::Delete(serde_json::from_value(pod).unwrap()));
+    let reconcile = world.reconcile();
+    let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
+    assert_eq!((&kill.body["gracePeriodSeconds"], &kill.body["preconditions"]["uid"]), (&json!(1), &json!("host-uid")));
+    kill.answer(&world.host_pod(deleting(1), running()));
+    reconcile.await.unwrap().unwrap();
+    world.tenant.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn an_orphan_is_killed_only_when_the_tenant_says_that_its_pod_is_gone() {
+    for (items, killed) in [(json!([]), true), (json!([{"metadata": {"name": "web-0", "uid": "tenant-pod-uid"}}]), false)] {
+        let mut world = World::new();
+        world.show_host(&world.host_pod(json!({}), running()));
+        let reconcile = world.reconcile();
+        let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
+        assert!(list.query.contains("spec.nodeName%3Dnode-1"), "nodes may list their own pods only: {}", list.query);
+        list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
+        if killed {
+            let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
+            kill.answer(&world.host_pod(deleting(1), running()));
+        }
+        reconcile.await.unwrap().unwrap();
+        world.host.expect_nothing().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_took_the_name_of_another_does_not_get_its_status() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
+    world.show_host(&world.host_pod(json!({}), running()));
+    let mut successor = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
+    successor["metadata"]["uid"] = json!("successor");
+    world.show_tenant(&successor);
+    let reconcile = world.reconcile();
+    // The first pod is gone as far as its key goes.
+    let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
+    let items = json!([{"metadata": {"name": "web-0", "uid": "successor"}}]);
+    list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
+    let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
+    kill.answer(&world.host_pod(deleting(1), running()));
+    reconcile.await.unwrap().unwrap();
+}
