@@ -35,5 +35,7 @@ fn render(user: &str, cluster: &str, connection: Value, credentials: Value) -> R
         "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": user}}],
         "current-context": cluster,
     });
-    serde_saphyr::to_string(&file).map_err(|source| PkiError::Kubeconfig { user: user.to_owned(), source })
+    // Each value on its own line, as kubectl writes it: wrapped, base64 is valid YAML but no pleasure to work with.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(&file, options).map_err(|source| PkiError::Kubeconfig { user: user.to_owned(), source })
 }

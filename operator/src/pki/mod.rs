@@ -88,3 +88,6 @@ fn identity(authority: &Authority, spec: &LeafSpec, now: Timestamp, lifetime: Si
     let (pair, not_after) = authority.issue(spec, now, lifetime)?;
     Ok(Identity { certificate: pair.certificate, key: pair.key, not_after })
 }
+
+#[cfg(test)]
+mod tests;

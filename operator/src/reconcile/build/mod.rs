@@ -52,3 +52,6 @@ pub fn service(cluster: &ValidatedCluster) -> Service {
 pub fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
     resources::resources(cluster, pki)
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,4 +147,6 @@ fn identity(vc: &VirtualCluster, problems: &mut Problems) -> Option<Identity> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

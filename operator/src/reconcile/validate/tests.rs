@@ -1,1 +1,151 @@
+use super::testing::{check, cluster, config, reads, vc};
+use super::*;
+use nestling_crds::names::NodeName;
+use nestling_crds::v1alpha1::VirtualClusterStatus;
+use rstest::rstest;
+use serde_json::{Value, json};
 
+fn problems(spec: &Value) -> String {
+    match check(spec) {
+        Ok(_) => String::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+#[test]
+fn an_empty_spec_is_a_working_cluster() {
+    let cluster = cluster(&json!({}));
+    assert_eq!(cluster.version.to_string(), "v1.37.2");
+    assert_eq!(cluster.images.api_server, "registry.k8s.io/kube-apiserver:v1.37.2");
+    assert_eq!((cluster.replicas, cluster.members), (1, 1));
+    assert_eq!(cluster.etcd_quota_bytes, (8 << 30) / 3);
+    assert_eq!(cluster.control_url, "https://nestling-operator.nestling-system.svc:8443");
+    assert_eq!(cluster.owner.controller, Some(true));
+}
+
+#[rstest]
+#[case(json!({"version": "v1.37"}))]
+#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "hdd"}}}))]
+#[case(json!({"topology": "External", "etcd": {"replicas": 1}}))]
+#[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "-cronjob", "-ttl-controller"]}}}))]
+#[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["-node"]}}}))]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"event-ttl": "2h", "v": "4"}, "certSANs": ["*.example.com", "2001:db8::1"]}}}))]
+#[case(json!({"controlPlane": {"scheduler": {"profiles": [{"schedulerName": "default-scheduler"}, {"schedulerName": "packing"}]}}}))]
+#[case(json!({"controlPlane": {"apiServer": {"authentication": {"jwt": []}, "audit": {"rules": [{"level": "Metadata"}]}}}}))]
+#[case(json!({"controlPlane": {"apiServer": {"encryption": {"resources": [{"resources": ["secrets"], "providers": [{"identity": {}}]}]}}}}))]
+#[case(json!({"etcd": {"storage": {"medium": "Memory", "size": "512Mi"}}}))]
+#[case(json!({"expose": {"type": "LoadBalancer", "hostname": "api.example.com"}}))]
+#[case(json!({"isolation": {"podSecurity": "restricted", "quota": {"pods": "100", "requests.cpu": "4"}}}))]
+fn good_specs_pass(#[case] spec: Value) {
+    assert_eq!(problems(&spec), "");
+}
+
+#[rstest]
+#[case(json!({"version": "v1.12"}), "spec.version version v1.12 is not known")]
+#[case(json!({"controlPlane": {"replicas": 3}}), "spec.controlPlane.replicas more than one replica is not supported yet")]
+#[case(json!({"controlPlane": {"replicas": 0}}), "is not supported yet; use 1")]
+#[case(json!({"topology": "External", "etcd": {"replicas": 3}}), "spec.etcd.replicas more than one member is not supported yet")]
+#[case(json!({"etcd": {"replicas": 1}}), "spec.etcd.replicas is for topology External")]
+#[case(json!({"etcd": {"endpoints": [{"url": "https://a:2379", "secretRef": {"name": "s"}}]}}), "spec.etcd.endpoints is not supported yet")]
+#[case(json!({"etcd": {"backup": {"schedule": "@daily"}}}), "spec.etcd.backup is not supported yet")]
+#[case(json!({"etcd": {"storage": {"size": "lots"}}}), "spec.etcd.storage.size \"lots\" must be a quantity")]
+#[case(json!({"etcd": {"storage": {"size": "16Mi"}}}), "at least 256Mi")]
+#[case(json!({"etcd": {"storage": {"medium": "Memory", "storageClassName": "fast"}}}), "exclude each other")]
+#[case(json!({"hibernate": true}), "spec.hibernate is not supported yet")]
+#[case(json!({"network": {"nodePorts": "External"}}), "spec.network.nodePorts External is not supported yet")]
+#[case(json!({"network": {"serviceCIDR": "10.96.0.0/20"}}), "10.96.0.0/20 overlaps 10.96.0.0/16, which the host uses")]
+#[case(json!({"network": {"serviceCIDR": "172.30.0.0/24"}}), "overlaps 172.30.0.1/32")]
+#[case(json!({"network": {"serviceCIDR": "10.200.0.1/24"}}), "without host bits")]
+#[case(json!({"network": {"serviceCIDR": "10.0.0.0/8"}}), "must be between /12 and /28")]
+#[case(json!({"network": {"serviceCIDR": "fd00::/112"}}), "IPv6 is not supported yet")]
+#[case(json!({"network": {"serviceCIDR": "wide"}}), "must be a CIDR")]
+#[case(json!({"network": {"clusterDomain": "Cluster.Local"}}), "spec.network.clusterDomain \"Cluster.Local\" must be a DNS domain")]
+#[case(json!({"expose": {"type": "Gateway"}}), "spec.expose.type Gateway is not supported yet")]
+#[case(json!({"expose": {"hostname": "not a name"}}), "spec.expose.hostname \"not a name\" must be a DNS name")]
+#[case(json!({"nodes": {"staticPods": [{}]}}), "spec.nodes.staticPods is not supported yet")]
+#[case(json!({"nodes": {"capacity": {"cpu": "many"}}}), "spec.nodes.capacity[cpu] \"many\" must be a quantity")]
+#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "tape"}}}), "SingleNode needs a Ready host node")]
+#[case(json!({"isolation": {"quota": {"pods": "-1"}}}), "spec.isolation.quota[pods]")]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"etcd-servers": "x"}}}}), "flag --etcd-servers is managed: use spec.etcd")]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"--v": "4"}}}}), "without leading dashes")]
+#[case(json!({"controlPlane": {"apiServer": {"certSANs": ["a b"]}}}), "spec.controlPlane.apiServer.certSANs \"a b\"")]
+#[case(json!({"controlPlane": {"apiServer": {"resources": {"requests": {"cpu": "1 core"}}}}}), "spec.controlPlane.apiServer.resources.requests[cpu]")]
+#[case(json!({"controlPlane": {"apiServer": {"authorization": {"authorizers": []}}}}), "authorization is not supported yet")]
+#[case(json!({"controlPlane": {"apiServer": {"authentication": {"kind": "Policy"}}}}), "kind must be AuthenticationConfiguration")]
+#[case(json!({"controlPlane": {"apiServer": {"authentication": {"anonymous": {"enabled": false}}}}}), "anonymous must let /livez and /readyz in")]
+#[case(json!({"controlPlane": {"apiServer": {"audit": {"apiVersion": "v1"}}}}), "audit apiVersion must be audit.k8s.io/v1")]
+#[case(json!({"controlPlane": {"apiServer": {"encryption": {"resources": [{"providers": [{"kms": {}}]}]}}}}), "provider kms is not supported yet")]
+#[case(json!({"controlPlane": {"apiServer": {"admission": {"plugins": [{"name": "PodSecurity", "path": "/x"}]}}}}), "plugins[].path is not supported")]
+#[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "-cronjobs"]}}}), "\"-cronjobs\" is not known; known are")]
+#[case(json!({"controlPlane": {"controllerManager": {"controllers": ["nodeipam"]}}}), "pods get their addresses from the host's network")]
+#[case(json!({"controlPlane": {"controllerManager": {"controllers": []}}}), "must not be empty")]
+#[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["service"]}}}), "\"service\" is not known; known are node")]
+#[case(json!({"controlPlane": {"scheduler": {"profiles": [{"name": "x"}]}}}), "spec.controlPlane.scheduler.profiles[0] has an unknown key name")]
+#[case(json!({"controlPlane": {"scheduler": {"profiles": [{}, {"schedulerName": "default-scheduler"}]}}}), "the same schedulerName")]
+#[case(json!({"controlPlane": {"scheduler": {"extraArgs": {"config": "x"}}}}), "use spec.controlPlane.scheduler.profiles")]
+fn bad_specs_say_what_to_do(#[case] spec: Value, #[case] expected: &str) {
+    let problems = problems(&spec);
+    assert!(problems.contains(expected), "{problems}");
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let spec = json!({"hibernate": true, "version": "v1.12", "network": {"serviceCIDR": "wide"}, "expose": {"type": "Gateway"}});
+    assert_eq!(check(&spec).unwrap_err().len(), 4);
+}
+
+fn with_status(spec: &Value, status: VirtualClusterStatus) -> VirtualCluster {
+    VirtualCluster { status: Some(status), ..vc(spec) }
+}
+
+#[test]
+fn the_range_in_force_stays() {
+    let in_force = VirtualClusterStatus { service_cidr: Some("10.96.0.0/20".into()), ..VirtualClusterStatus::default() };
+    // Even where the host has grown into it.
+    let kept = validate(&with_status(&json!({}), in_force.clone()), &reads(), &config()).unwrap();
+    assert_eq!(kept.service_cidr.to_string(), "10.96.0.0/20");
+    assert_eq!(kept.kubernetes_address.to_string(), "10.96.0.1");
+    assert_eq!(kept.dns_address.to_string(), "10.96.0.10");
+
+    let other = with_status(&json!({"network": {"serviceCIDR": "10.200.0.0/20"}}), in_force);
+    let problems = validate(&other, &reads(), &config()).unwrap_err();
+    assert!(problems[0].message.contains("immutable"), "{problems:?}");
+}
+
+#[test]
+fn tenants_may_ask_for_the_same_range() {
+    let mut reads = reads();
+    reads.taken = vec![(TenantUid::new("other"), "10.200.0.0/20".parse().unwrap())];
+    let spec = json!({"network": {"serviceCIDR": "10.200.0.0/20"}});
+    assert!(validate(&vc(&spec), &reads, &config()).is_ok());
+}
+
+#[test]
+fn minor_versions_are_not_skipped_or_lowered() {
+    let running = |version: &str| VirtualClusterStatus { version: Some(version.into()), ..VirtualClusterStatus::default() };
+    let asked = |version: &str, status| validate(&with_status(&json!({"version": version}), status), &reads(), &config());
+    assert!(asked("v1.37", running("v1.36.3")).is_ok());
+    assert!(asked("v1.36", running("v1.37.2")).unwrap_err()[0].message.contains("downgrade"));
+    assert!(asked("v1.37", running("v1.35.0")).unwrap_err()[0].message.contains("one minor version at a time"));
+}
+
+#[test]
+fn a_single_node_cluster_stays_where_it_is() {
+    let spec = json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "ssd"}}});
+    let mut reads = reads();
+    let chosen = validate(&vc(&spec), &reads, &config()).unwrap().pinned_node.unwrap();
+    assert!(["node-1", "node-2"].contains(&chosen.as_str()));
+    // Its volume is there, whatever has become of the node.
+    reads.pinned_node = Some(NodeName::new("node-gone"));
+    assert_eq!(validate(&vc(&spec), &reads, &config()).unwrap().pinned_node, Some(NodeName::new("node-gone")));
+    // Others are not pinned.
+    assert_eq!(validate(&vc(&json!({})), &reads, &config()).unwrap().pinned_node, None);
+}
+
+#[test]
+fn anonymous_requests_reach_health_only() {
+    let files = cluster(&json!({})).api_server.files;
+    let authentication: Value = serde_json::from_str(&files.authentication).unwrap();
+    assert_eq!(authentication["anonymous"]["conditions"], json!([{"path": "/livez"}, {"path": "/readyz"}, {"path": "/healthz"}]));
+    assert_eq!(authentication["kind"], "AuthenticationConfiguration");
+}

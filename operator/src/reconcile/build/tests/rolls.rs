@@ -1,0 +1,99 @@
+//! What replaces pods, and what must not.
+
+use super::{POLICY, build, endpoint, pki, resources};
+use crate::pki::plan;
+use crate::reconcile::validate::testing::{cluster, now, reads};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Pod templates of the members, the apiserver (if apart) and the controllers, with the same authorities and keys.
+fn templates(spec: &Value, existing: &BTreeMap<String, Secret>) -> [Option<PodTemplateSpec>; 3] {
+    let mut reads = reads();
+    reads.secrets.clone_from(existing);
+    let cluster = cluster(spec);
+    let built = resources(&cluster, &pki(&cluster, &reads));
+    [Some(built.members.spec.template), built.apiserver.map(|apiserver| apiserver.spec.template), Some(built.controllers.spec.template)]
+}
+
+fn secrets(spec: &Value) -> BTreeMap<String, Secret> {
+    by_name(&pki(&cluster(spec), &reads()).secrets)
+}
+
+fn by_name(secrets: &crate::pki::PkiSecrets) -> BTreeMap<String, Secret> {
+    let crate::pki::PkiSecrets { ca, service_account, apiserver, etcd, controllers, admin_kubeconfig } = secrets;
+    [ca, service_account, apiserver, etcd, controllers, admin_kubeconfig].map(|secret| (secret.name_any(), secret.clone())).into()
+}
+
+#[test]
+fn a_change_replaces_only_the_pods_that_read_it() {
+    let base = json!({"topology": "External"});
+    let keys = secrets(&base);
+    // reads() makes a new installation each time, whose CAs are read at start: compare within one.
+    let before = templates_with(&base, &keys);
+    for (spec, expected) in [
+        (json!({"topology": "External", "controlPlane": {"scheduler": {"profiles": [{"schedulerName": "x"}]}}}), [false, false, true]),
+        (json!({"topology": "External", "controlPlane": {"controllerManager": {"controllers": ["*", "-job"]}}}), [false, false, true]),
+        (json!({"topology": "External", "controlPlane": {"apiServer": {"extraArgs": {"v": "4"}}}}), [false, true, false]),
+        (json!({"topology": "External", "controlPlane": {"apiServer": {"audit": {"rules": []}}}}), [false, true, false]),
+        (json!({"topology": "External", "controlPlane": {"apiServer": {"authentication": {"jwt": []}}}}), [false, false, false]),
+        (json!({"topology": "External", "controlPlane": {"apiServer": {"certSANs": ["a.example.com"]}}}), [false, false, false]),
+        (json!({"topology": "External", "isolation": {"podSecurity": "restricted"}}), [false, false, false]),
+        (json!({"topology": "External", "nodes": {"selector": {"disk": "ssd"}}}), [false, false, false]),
+        (json!({"topology": "External", "etcd": {"placement": {"nodeSelector": {"disk": "ssd"}}}}), [true, false, false]),
+    ] {
+        let after = templates_with(&spec, &keys);
+        let changed: Vec<bool> = before.iter().zip(&after).map(|(before, after)| before != after).collect();
+        assert_eq!(changed, expected, "{spec}");
+    }
+}
+
+/// As [`templates`], but blind to the installation's own authorities.
+fn templates_with(spec: &Value, keys: &BTreeMap<String, Secret>) -> [Option<PodTemplateSpec>; 3] {
+    use std::sync::OnceLock;
+    static INSTALLATION: OnceLock<std::sync::Arc<crate::pki::installation::InstallationCas>> = OnceLock::new();
+    let mut reads = reads();
+    reads.installation = INSTALLATION.get_or_init(|| reads.installation.clone()).clone();
+    reads.secrets.clone_from(keys);
+    let cluster = cluster(spec);
+    let built = resources(&cluster, &pki(&cluster, &reads));
+    [Some(built.members.spec.template), built.apiserver.map(|apiserver| apiserver.spec.template), Some(built.controllers.spec.template)]
+}
+
+#[test]
+fn renewed_leaves_replace_nothing() {
+    let (cluster, reads) = (cluster(&json!({})), reads());
+    let first = pki(&cluster, &reads);
+    let later = now() + SignedDuration::from_hours(8000);
+    let second = plan(&cluster, &endpoint(&cluster), &reads.installation, &by_name(&first.secrets), later, &POLICY).unwrap();
+    assert_ne!(first.secrets.apiserver, second.secrets.apiserver);
+    let (first, second) = (resources(&cluster, &first), resources(&cluster, &second));
+    assert_eq!(first.members, second.members);
+    assert_eq!(first.controllers, second.controllers);
+}
+
+#[test]
+fn new_authorities_replace_everything() {
+    let base = json!({"topology": "External"});
+    let (before, after) = (templates(&base, &secrets(&base)), templates(&base, &secrets(&base)));
+    assert!(before.iter().zip(&after).all(|(before, after)| before != after));
+}
+
+#[test]
+fn names_of_all_pods_fit_their_labels() {
+    let longest = "c".repeat(super::super::names::MAX_CLUSTER_NAME);
+    let set = super::super::names::control_plane(&longest);
+    // controller-revision-hash: <StatefulSet>-<hash of at most 10 characters>
+    assert_eq!(format!("{set}-0123456789").len(), 63);
+}
+
+#[test]
+fn what_data_needs_stays_with_it() {
+    let owner = |secret: &Secret| secret.metadata.owner_references.is_some();
+    let retained = build(&cluster(&json!({"deletionPolicy": "Retain"})));
+    assert!(!owner(&retained.secrets.ca) && !owner(&retained.secrets.service_account) && !owner(&retained.apiserver_config));
+    assert!(owner(&retained.secrets.etcd));
+    assert!(owner(&build(&cluster(&json!({}))).secrets.ca));
+}

@@ -1,0 +1,54 @@
+//! Clusters for tests: a spec as a user writes it, and a host of three nodes.
+
+use super::{Invalid, ValidatedCluster, validate};
+use crate::config::OperatorConfig;
+use crate::pki::installation;
+use crate::reconcile::dereference::{Dereferenced, HostNode};
+use clap::Parser;
+use jiff::{SignedDuration, Timestamp};
+use nestling_crds::v1alpha1::VirtualCluster;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub const UID: &str = "6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11";
+
+pub fn now() -> Timestamp {
+    "2026-11-23T07:00:00Z".parse().unwrap()
+}
+
+pub fn vc(spec: &Value) -> VirtualCluster {
+    let object = json!({
+        "apiVersion": "nestling.dev/v1alpha1",
+        "kind": "VirtualCluster",
+        "metadata": {"name": "dev", "namespace": "team-a", "uid": UID},
+        "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+pub fn config() -> OperatorConfig {
+    OperatorConfig::parse_from(["nestling-operator", "--identity=test"])
+}
+
+pub fn reads() -> Dereferenced {
+    let nodes = [("node-1", "ssd"), ("node-2", "ssd"), ("node-3", "hdd")];
+    Dereferenced {
+        host_ranges: ["10.96.0.0/16", "10.244.1.0/24", "172.30.0.1/32"].map(|range| range.parse().unwrap()).to_vec(),
+        taken: Vec::new(),
+        host_nodes: nodes
+            .map(|(name, disk)| HostNode { labels: BTreeMap::from([("disk".into(), disk.into())]), ..HostNode::named(name) })
+            .to_vec(),
+        pinned_node: None,
+        secrets: BTreeMap::new(),
+        installation: Arc::new(installation::generate(now(), SignedDuration::from_hours(87600)).unwrap()),
+    }
+}
+
+pub fn check(spec: &Value) -> Result<ValidatedCluster, Vec<Invalid>> {
+    validate(&vc(spec), &reads(), &config())
+}
+
+pub fn cluster(spec: &Value) -> ValidatedCluster {
+    check(spec).unwrap()
+}
