@@ -75,7 +75,7 @@ mod tests {
     fn the_transition_time_moves_with_the_status_only() {
         let first = condition(&[], "Ready", &Verdict::no("WaitingForPod", "a"), Some(1), at(10));
         assert_eq!(first.last_transition_time.0, at(10));
-        let same = condition(&[first.clone()], "Ready", &Verdict::no("ImagePullBackOff", "b"), Some(2), at(20));
+        let same = condition(std::slice::from_ref(&first), "Ready", &Verdict::no("ImagePullBackOff", "b"), Some(2), at(20));
         assert_eq!((same.last_transition_time.0, same.reason.as_str(), same.observed_generation), (at(10), "ImagePullBackOff", Some(2)));
         let ready = condition(&[same], "Ready", &Verdict::yes("Ready", ""), Some(2), at(30));
         assert_eq!((ready.last_transition_time.0, ready.status.as_str()), (at(30), "True"));

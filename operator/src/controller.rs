@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// An invalid spec is looked at again so often: what makes it invalid may be the host (its nodes, its address ranges).
+const INVALID: Duration = Duration::from_secs(300);
 /// How often what is kept of vanished clusters is dropped.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,9 @@ fn error_policy(cluster: &Cluster, error: &Error, ctx: &Context) -> Action {
     }
     ctx.metrics.failed(error.reason());
     tracing::warn!(cluster = %reference, reason = error.reason(), error = error_chain(error), "reconcile failed");
+    if matches!(error, Error::Invalid(_)) {
+        return Action::requeue(INVALID);
+    }
     if error.waits_for_change() {
         // There is no status to write it to.
         ctx.events.warning(&cluster.object_ref(&()), error.reason(), &error_chain(error));

@@ -11,3 +11,6 @@ pub mod server;
 pub mod service;
 mod sign;
 pub mod tokens;
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,8 @@ pub async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Conte
     let endpoint = Endpoint::from_service(cluster, &service).ok_or(Error::NoAddress)?;
     let policy = PkiPolicy { leaf_lifetime: ctx.config.leaf_lifetime, ca_lifetime: ctx.config.ca_lifetime };
     let pki = pki::plan(cluster, &endpoint, &reads.installation, &reads.secrets, Timestamp::now(), &policy)?;
-    let resources = resources(build::resources(cluster, &pki), cluster, &applier).await?;
+    // Boxed: it holds every object of the cluster.
+    let resources = Box::pin(resources(build::resources(cluster, &pki), cluster, &applier)).await?;
     Ok(OnHost { service, endpoint, pki, resources })
 }
 

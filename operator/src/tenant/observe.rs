@@ -16,6 +16,8 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::instrument::WithSubscriber as _;
+use tracing::subscriber::NoSubscriber;
 
 use super::objects::coredns;
 
@@ -70,10 +72,12 @@ pub async fn observe(client: Client, observation: watch::Sender<Observation>, ch
 async fn until_ready(client: &Client) {
     let started = Instant::now();
     loop {
-        if let Ok(request) = Request::get("/readyz").body(Vec::new())
-            && let Ok(Ok(_)) = timeout(PROBE, client.request_text(request)).await
-        {
-            return;
+        if let Ok(request) = Request::get("/readyz").body(Vec::new()) {
+            // Every refusal on the way up is expected; kube would log each as an error.
+            let answer = client.request_text(request).with_subscriber(NoSubscriber::new());
+            if let Ok(Ok(_)) = timeout(PROBE, answer).await {
+                return;
+            }
         }
         sleep(if started.elapsed() < EAGER_FOR { EAGER } else { PATIENT }).await;
     }

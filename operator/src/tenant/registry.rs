@@ -74,7 +74,7 @@ impl Tenants {
         let known = connections.get(uid).map(|old| old.tenant.observation.borrow().clone()).unwrap_or_default();
         let (sender, observation) = watch::channel(known);
         let (wake, cluster) = (self.wake.clone(), cluster.clone());
-        let span = tracing::info_span!("tenant", %cluster);
+        let span = tracing::info_span!(parent: None, "tenant", %cluster);
         let observing = observe(client.clone(), sender, move || wake.cluster(cluster.clone()));
         let connection = Connection {
             url: url.into(),

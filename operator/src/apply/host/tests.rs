@@ -41,7 +41,8 @@ impl Host {
 
     async fn apply(&self, value: &str) -> Result<ConfigMap, ApplyError> {
         let applier = Applier { host: &self.client, stores: &self.stores, verified: &self.verified, tenant: &self.tenant };
-        let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1", "controller": true});
+        let owner =
+            json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1", "controller": true});
         let metadata = json!({"namespace": "team", "name": "dev", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]});
         applier.apply(serde_json::from_value(json!({"metadata": metadata, "data": {"key": value}})).unwrap()).await
     }
@@ -122,7 +123,8 @@ async fn a_change_of_what_is_wanted_is_written_even_if_it_only_takes_away() {
 #[tokio::test]
 async fn what_belongs_to_others_is_not_taken_over() {
     let host = Host::new();
-    let foreign = json!({"metadata": {"namespace": "team", "name": "dev", "uid": "o", "resourceVersion": "7", "labels": {labels::TENANT: "vc-0"}}});
+    let foreign =
+        json!({"metadata": {"namespace": "team", "name": "dev", "uid": "o", "resourceVersion": "7", "labels": {labels::TENANT: "vc-0"}}});
     *host.live.lock().unwrap() = Some(foreign);
     let refused = host.apply("a").await.unwrap_err();
     assert_eq!(refused.to_string(), "ConfigMap dev exists and does not belong to this VirtualCluster");

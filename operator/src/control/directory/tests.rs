@@ -1,7 +1,7 @@
 use super::*;
 use crate::apply::testing::{api as host, not_found};
-use crate::stores::testing::{cluster, put};
 use crate::stores::Writers;
+use crate::stores::testing::{cluster, put};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kube::runtime::watcher::Event;
@@ -12,10 +12,13 @@ use std::sync::Mutex;
 fn world() -> (Stores, Writers, Secrets, Arc<Mutex<bool>>) {
     let (stores, mut writers) = Stores::new();
     put(&mut writers.nodes, json!({"metadata": {"name": "n1"}}));
-    put(&mut writers.services, json!({
-        "metadata": {"namespace": "team", "name": "dev-apiserver"},
-        "spec": {"clusterIP": "10.96.7.7", "ports": [{"port": 443}]},
-    }));
+    put(
+        &mut writers.services,
+        json!({
+            "metadata": {"namespace": "team", "name": "dev-apiserver"},
+            "spec": {"clusterIP": "10.96.7.7", "ports": [{"port": 443}]},
+        }),
+    );
     cluster(&mut writers.clusters, vc(&json!({})));
     let readable = Arc::new(Mutex::new(true));
     let state = readable.clone();
@@ -24,7 +27,9 @@ fn world() -> (Stores, Writers, Secrets, Arc<Mutex<bool>>) {
             return (500, json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no etcd", "reason": "InternalError"}));
         }
         match path {
-            "/api/v1/namespaces/team/secrets/dev-ca" => (200, json!({"metadata": {"resourceVersion": "1"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}})),
+            "/api/v1/namespaces/team/secrets/dev-ca" => {
+                (200, json!({"metadata": {"resourceVersion": "1"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}}))
+            }
             _ => not_found(),
         }
     });
@@ -112,10 +117,13 @@ async fn a_single_node_cluster_is_served_where_it_is_pinned() {
     single["spec"]["topology"] = "SingleNode".into();
     cluster(&mut writers.clusters, single);
     assert!(read(&stores, &secrets, &Directory::default()).await.tenants.is_empty());
-    put(&mut writers.stateful_sets, json!({
-        "metadata": {"namespace": "team", "name": "dev-control-plane", "annotations": {PINNED_NODE: "n2"}},
-        "spec": {"selector": {}, "template": {}},
-    }));
+    put(
+        &mut writers.stateful_sets,
+        json!({
+            "metadata": {"namespace": "team", "name": "dev-control-plane", "annotations": {PINNED_NODE: "n2"}},
+            "spec": {"selector": {}, "template": {}},
+        }),
+    );
     let directory = read(&stores, &secrets, &Directory::default()).await;
     assert_eq!(directory.tenants[&TenantUid::new("vc-1")].nodes, Nodes::Pinned(NodeName::new("n2")));
 }

@@ -24,28 +24,37 @@ pub fn not_ready(pods: &[Arc<Pod>], workload: Option<String>) -> Verdict {
     }
 }
 
+/// Reasons of `PodScheduled=False` that only a change of the host or the pod ends.
+const UNSCHEDULABLE: [&str; 2] = ["Unschedulable", "SchedulingGated"];
+
 /// What will not pass by itself, or not soon.
 fn trouble(pod: &Pod) -> Option<(String, String)> {
-    let status = pod.status.as_ref()?;
     let name = pod.name_any();
-    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    if let Some(condition) = unscheduled {
-        let reason = condition.reason.clone().unwrap_or_else(|| "Unschedulable".into());
-        return Some((reason, format!("pod {name}: {}", condition.message.as_deref().unwrap_or("cannot be scheduled"))));
+    if let Some((reason, message)) = unscheduled(pod).filter(|(reason, _)| UNSCHEDULABLE.contains(reason)) {
+        return Some((reason.into(), format!("pod {name}: {message}")));
     }
     containers(pod).find_map(|container| {
         let state = container.state.as_ref()?;
         if let Some(waiting) = &state.waiting {
-            let reason = waiting.reason.clone().filter(|reason| !USUAL.contains(&reason.as_str()))?;
+            let reason = waiting.reason.as_deref().filter(|reason| !USUAL.contains(reason))?;
+            // The two take turns.
+            let reason = if reason == "ErrImagePull" { "ImagePullBackOff" } else { reason };
             let last = last_words(container);
             let message = waiting.message.as_deref().unwrap_or("waiting");
-            return Some((reason, format!("container {} of pod {name}: {message}{last}", container.name)));
+            return Some((reason.into(), format!("container {} of pod {name}: {message}{last}", container.name)));
         }
         let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
         let reason = ended.reason.clone().unwrap_or_else(|| "Error".into());
         let message = ended.message.as_deref().map(|message| format!(": {}", message.trim())).unwrap_or_default();
         Some((reason, format!("container {} of pod {name} ended with code {}{message}", container.name, ended.exit_code)))
     })
+}
+
+/// Reason and message of the scheduler.
+fn unscheduled(pod: &Pod) -> Option<(&str, &str)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some((condition.reason.as_deref().unwrap_or_default(), condition.message.as_deref().unwrap_or("cannot be scheduled")))
 }
 
 fn last_words(container: &ContainerStatus) -> String {
@@ -60,6 +69,8 @@ fn waiting(pod: &Pod) -> String {
     let name = pod.name_any();
     if pod.metadata.deletion_timestamp.is_some() {
         format!("pod {name} is ending")
+    } else if let Some((_, message)) = unscheduled(pod) {
+        format!("pod {name} is being scheduled: {message}")
     } else if starting.is_empty() {
         format!("pod {name} is starting")
     } else {
@@ -99,6 +110,10 @@ mod tests {
     #[case::unschedulable(
         json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}]}),
         "Unschedulable", "pod dev-control-plane-0: 0/3 nodes are available"
+    )]
+    #[case::scheduler_tries_again(
+        json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulerError", "message": "claim has been modified"}]}),
+        "WaitingForPod", "pod dev-control-plane-0 is being scheduled: claim has been modified"
     )]
     #[case::image(
         json!({"initContainerStatuses": [{"name": "etcd", "image": "", "imageID": "", "ready": false, "restartCount": 0,
