@@ -3,6 +3,7 @@
 use crate::control::{InstallationCas, Operator, identity, tenants};
 use crate::cri::{CriClient, DEFAULT_SOCKETS, find_socket};
 use crate::node::HostNode;
+use crate::proxy::{Proxy, ProxyConfig};
 use crate::server::{self, ClientCas, Limits, POD_LOGS, Server, ServerConfig};
 use crate::tenant::group::Shared;
 use crate::tenant::{Tenants, supervisor};
@@ -69,11 +70,14 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
     let host = kube::Client::try_default().await.context("cannot reach the host cluster")?;
     let operator = Operator::new(host.clone(), &args.namespace, args.control.clone());
     let (host_node, watch_host_node) = HostNode::watch(host.clone(), &node, shutdown.clone());
-    let shared = Arc::new(Shared { node, host, host_node, operator: operator.clone(), tenants: Tenants::default() });
+    let proxy = Proxy::start(ProxyConfig::kernel(process.metrics.clone()), shutdown.clone());
+    let tenants = Tenants::default();
+    let shared = Arc::new(Shared { node, host, host_node, operator: operator.clone(), tenants, proxy: proxy.clone() });
 
     let serving = Arc::new(Certificate::default());
     let client_cas = ClientCas::default();
     let kubelet = bind(&args, &shared, &serving, &client_cas).await?;
+    process.metrics.register("kubelet", |registry| kubelet.register_metrics(registry));
     let certified = process.readiness.pending("serving certificate");
     let synced = process.readiness.pending("tenants from the operator");
     let (sender, changes) = mpsc::channel(CHANGES);
@@ -86,6 +90,7 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
         kubelet.serve(shutdown.clone()),
         supervisor::run(shared, changes, shutdown.clone()),
     );
+    proxy.stopped().await;
     Ok(())
 }
 

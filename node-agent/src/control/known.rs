@@ -15,6 +15,8 @@ pub enum Change {
     Serve(Box<TenantSpec>),
     /// A tenant is no longer to be served: what it has on this node is to be removed.
     Remove(TenantUid),
+    /// These are all the tenants that the operator has told, including any that could not be understood.
+    Synced(BTreeSet<TenantUid>),
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +51,9 @@ impl Known {
             Event::Synced(_) => {
                 let Some(sent) = self.sent.take() else { return Ok(Vec::new()) };
                 let gone: Vec<TenantUid> = self.tenants.keys().filter(|uid| !sent.contains(uid)).cloned().collect();
-                Ok(gone.into_iter().filter_map(|uid| self.remove(uid)).collect())
+                let mut changes: Vec<Change> = gone.into_iter().filter_map(|uid| self.remove(uid)).collect();
+                changes.push(Change::Synced(sent));
+                Ok(changes)
             }
         }
     }
@@ -90,6 +94,7 @@ mod tests {
             .map(|change| match change {
                 Change::Serve(spec) => format!("+{}", spec.uid),
                 Change::Remove(uid) => format!("-{uid}"),
+                Change::Synced(all) => format!("={}", all.len()),
             })
             .collect()
     }
@@ -103,36 +108,36 @@ mod tests {
     fn a_new_stream_changes_only_what_differs() {
         let mut known = Known::default();
         let synced = || Event::Synced(Synced {});
-        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("b", "1"), synced()]), ["+a", "+b"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("b", "1"), synced()]), ["+a", "+b", "=2"]);
         assert!(known.is_synced());
-        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("c", "1"), synced()]), ["+c", "-b"]);
-        assert_eq!(run(&mut known, [upsert("a", "2"), upsert("c", "1"), synced()]), ["+a"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("c", "1"), synced()]), ["+c", "-b", "=2"]);
+        assert_eq!(run(&mut known, [upsert("a", "2"), upsert("c", "1"), synced()]), ["+a", "=2"]);
     }
 
     #[test]
     fn nothing_is_removed_before_synced() {
         let mut known = Known::default();
-        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
         assert!(run(&mut known, []).is_empty());
         assert!(!known.is_synced());
-        assert_eq!(run(&mut known, [Event::Synced(Synced {})]), ["-a"]);
+        assert_eq!(run(&mut known, [Event::Synced(Synced {})]), ["-a", "=0"]);
     }
 
     #[test]
     fn a_removed_tenant_is_removed_once() {
         let mut known = Known::default();
         let remove = || Event::Remove(Removed { uid: "a".into() });
-        assert_eq!(run(&mut known, [upsert("a", "1"), remove(), remove(), Event::Synced(Synced {})]), ["+a", "-a"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), remove(), remove(), Event::Synced(Synced {})]), ["+a", "-a", "=0"]);
     }
 
     #[test]
     fn a_tenant_that_cannot_be_read_keeps_being_served_as_before() {
         let mut known = Known::default();
-        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
         known.begin();
         let Event::Upsert(tenant) = upsert("a", "2") else { unreachable!() };
         let error = known.apply(Event::Upsert(Tenant { dns_address: "nonsense".into(), ..tenant })).unwrap_err();
         assert!(error.to_string().contains("nonsense"));
-        assert!(known.apply(Event::Synced(Synced {})).unwrap().is_empty());
+        assert_eq!(served(&known.apply(Event::Synced(Synced {})).unwrap()), ["=1"]);
     }
 }

@@ -6,6 +6,8 @@ use super::{PodStores, Tenant, TenantSpec, Tenants};
 use crate::control::Operator;
 use crate::control::identity::{self, Issued, Purpose};
 use crate::node::{self, HostNode};
+use crate::pods::{self, StoreWriters};
+use crate::proxy::{self, Proxy};
 use kube::Client;
 use kube::runtime::reflector;
 use nestling_crds::names::NodeName;
@@ -32,6 +34,7 @@ pub struct Shared {
     pub host_node: HostNode,
     pub operator: Operator,
     pub tenants: Tenants,
+    pub proxy: Proxy,
 }
 
 /// The tenant's API through each of the node's two identities.
@@ -108,8 +111,9 @@ async fn serve(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connection
 }
 
 async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
-    let (tenant_pods, _tenant_writer) = reflector::store();
-    let (host_pods, _host_writer) = reflector::store();
+    let (tenant_pods, tenant_writer) = reflector::store();
+    let (host_pods, host_writer) = reflector::store();
+    let writers = StoreWriters { tenant: tenant_writer, host: host_writer };
     let tenant = Arc::new(Tenant {
         spec: spec.clone(),
         node: shared.node.clone(),
@@ -120,7 +124,10 @@ async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Conne
     });
     shared.tenants.insert(tenant.clone());
     let mut parts: JoinSet<&'static str> = JoinSet::new();
-    parts.spawn(part("node", node::run(tenant.clone(), shared.host_node.clone(), stop.clone())));
+    let sources = Arc::new(shared.proxy.clone());
+    parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), shared.proxy.clone(), stop.clone())).in_current_span());
+    parts.spawn(part("pods", pods::run(tenant.clone(), writers, sources, stop.clone())).in_current_span());
+    parts.spawn(part("node", node::run(tenant.clone(), shared.host_node.clone(), stop.clone())).in_current_span());
     match parts.join_next().await {
         Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),
         Some(Err(error)) => tracing::error!(%error, "a part of the tenant ended unexpectedly"),
@@ -136,7 +143,7 @@ async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Conne
 
 /// One part of the group under its name; what it fails of is logged here, once.
 async fn part<R: Outcome>(name: &'static str, run: impl Future<Output = R>) -> &'static str {
-    run.instrument(tracing::info_span!("part", part = name)).await.report(name);
+    run.await.report(name);
     name
 }
 

@@ -42,6 +42,8 @@ pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutd
                         wanted.send_replace(None);
                     }
                 }
+                // Rules that a former agent left for others go; those of tenants that are still leaving stay.
+                Some(Change::Synced(told)) => shared.proxy.keep_only(told.into_iter().chain(tenants.keys().cloned()).collect()),
                 None => break,
             },
         }
@@ -90,7 +92,9 @@ async fn serve(shared: Arc<Shared>, uid: TenantUid, mut wanted: watch::Receiver<
         let clean = farewell::remove(&shared.host, &shared.node, &spec);
         if shutdown.run_until_cancelled(clean).await.is_none() {
             tracing::warn!("stopping before the tenant's pods are gone from this node");
+            return uid;
         }
+        shared.proxy.remove(&uid);
     }
     uid
 }
