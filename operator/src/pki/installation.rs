@@ -56,7 +56,7 @@ impl InstallationCas {
         for (stem, authority) in self.by_stem() {
             values.put_pair(stem, authority.pair.clone());
         }
-        Secret { metadata: metadata(namespace), type_: Some("Opaque".to_owned()), data: values.into_data(), ..Secret::default() }
+        Secret { metadata: metadata(namespace), type_: Some("Opaque".to_owned()), data: Some(values.into_data()), ..Secret::default() }
     }
 
     /// The public parts, for agents: `control-ca.crt`, `node-serving-ca.crt`, `kubelet-client-ca.crt`.

@@ -11,8 +11,8 @@ pub(super) fn with_files(server: &str, user: &str, directory: &str, stem: &str) 
     render(
         user,
         "tenant",
-        json!({"server": server, "certificate-authority": format!("{directory}/ca.crt")}),
-        json!({"client-certificate": format!("{directory}/{stem}.crt"), "client-key": format!("{directory}/{stem}.key")}),
+        &json!({"server": server, "certificate-authority": format!("{directory}/ca.crt")}),
+        &json!({"client-certificate": format!("{directory}/{stem}.crt"), "client-key": format!("{directory}/{stem}.key")}),
     )
 }
 
@@ -21,12 +21,12 @@ pub(super) fn embedded(server: &str, cluster: &str, user: &str, ca: &str, client
     render(
         user,
         cluster,
-        json!({"server": server, "certificate-authority-data": STANDARD.encode(ca)}),
-        json!({"client-certificate-data": STANDARD.encode(&client.certificate), "client-key-data": STANDARD.encode(&client.key)}),
+        &json!({"server": server, "certificate-authority-data": STANDARD.encode(ca)}),
+        &json!({"client-certificate-data": STANDARD.encode(&client.certificate), "client-key-data": STANDARD.encode(&client.key)}),
     )
 }
 
-fn render(user: &str, cluster: &str, connection: Value, credentials: Value) -> Result<String, PkiError> {
+fn render(user: &str, cluster: &str, connection: &Value, credentials: &Value) -> Result<String, PkiError> {
     let file = json!({
         "apiVersion": "v1",
         "kind": "Config",

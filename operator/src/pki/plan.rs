@@ -228,7 +228,12 @@ impl Minter<'_> {
 }
 
 fn secret(cluster: &ValidatedCluster, name: String, values: Values) -> Secret {
-    Secret { metadata: metadata::owned(cluster, name), type_: Some("Opaque".to_owned()), data: values.into_data(), ..Secret::default() }
+    Secret {
+        metadata: metadata::owned(cluster, name),
+        type_: Some("Opaque".to_owned()),
+        data: Some(values.into_data()),
+        ..Secret::default()
+    }
 }
 
 /// A Secret without which etcd's data cannot be used: it stays when the data stays.

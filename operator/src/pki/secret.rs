@@ -30,7 +30,7 @@ impl Values {
         self.put(format!("{stem}.key"), pair.key);
     }
 
-    pub fn into_data(self) -> Option<BTreeMap<String, ByteString>> {
-        Some(self.0)
+    pub fn into_data(self) -> BTreeMap<String, ByteString> {
+        self.0
     }
 }

@@ -124,7 +124,7 @@ pub(super) fn controllers() -> [(&'static str, LeafSpec); 3] {
     ]
 }
 
-/// The tenant's admin: its rights come from a ClusterRoleBinding of this group, as with kubeadm, so they can be taken back.
+/// The tenant's admin: its rights come from a `ClusterRoleBinding` of this group, as with kubeadm, so they can be taken back.
 pub(super) fn admin() -> LeafSpec {
     LeafSpec::client("kubernetes-admin", Some("kubeadm:cluster-admins"))
 }

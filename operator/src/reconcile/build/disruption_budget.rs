@@ -1,4 +1,4 @@
-//! PodDisruptionBudgets, one for each part, named after its workload.
+//! `PodDisruptionBudgets`, one for each part, named after its workload.
 
 use super::metadata::{self, component};
 use super::names;

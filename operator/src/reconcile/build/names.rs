@@ -60,11 +60,11 @@ pub fn cloud_controller(cluster: &str) -> String {
     format!("{cluster}-cloud-controller")
 }
 
-/// In the workload namespace: RoleBinding of the node agents.
+/// In the workload namespace: `RoleBinding` of the node agents.
 pub const AGENT: &str = "nestling-agent";
-/// ClusterRole that the chart installs for [`AGENT`]; bound in workload namespaces only.
+/// `ClusterRole` that the chart installs for [`AGENT`]; bound in workload namespaces only.
 pub const AGENT_ROLE: &str = "nestling-agent-workload";
-/// In the workload namespace: NetworkPolicy and ResourceQuota.
+/// In the workload namespace: NetworkPolicy and `ResourceQuota`.
 pub const WORKLOAD: &str = "nestling";
 
 /// The StatefulSet whose pods hold etcd's members.

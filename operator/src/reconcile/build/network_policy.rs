@@ -1,10 +1,10 @@
-//! NetworkPolicies of the control plane, in the cluster's namespace. They hold on hosts whose network enforces them.
+//! `NetworkPolicies` of the control plane, in the cluster's namespace. They hold on hosts whose network enforces them.
 //!
 //! Into it: the API from anywhere (it authenticates; agents come from host nodes, which no pod selector names), etcd from
 //! the tenant's own control plane alone, the controllers from nobody. The kubelet's probes come from the pod's own node,
 //! which NetworkPolicy does not restrict.
 //!
-//! Out of it, because a tenant's admin makes its apiserver and controllers call whatever a webhook, an APIService or an
+//! Out of it, because a tenant's admin makes its apiserver and controllers call whatever a webhook, an `APIService` or an
 //! issuer names: the control plane itself, the tenant's pods, DNS, agents, the control API, and public addresses. Private
 //! ranges and the link-local metadata address are out of reach; who needs one (an issuer on the company network) adds a
 //! NetworkPolicy beside this one, since policies add up.

@@ -1,4 +1,4 @@
-//! ConfigMap `<vc>-controllers-config`: KubeSchedulerConfiguration with the tenant's profiles.
+//! ConfigMap `<vc>-controllers-config`: `KubeSchedulerConfiguration` with the tenant's profiles.
 
 use super::flags::file;
 use super::mounts::CERTIFICATES;

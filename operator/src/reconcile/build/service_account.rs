@@ -1,4 +1,4 @@
-//! ServiceAccount `<vc>-cloud-controller`. It has no right on the host: its token, for the audience of the control API
+//! `ServiceAccount` `<vc>-cloud-controller`. It has no right on the host: its token, for the audience of the control API
 //! alone, says for which tenant a cloud controller manager speaks.
 
 use super::{metadata, names};

@@ -80,16 +80,16 @@ fn probes_get_in(content: &Map<String, Value>) -> Result<(), String> {
 fn no_kms(content: &Map<String, Value>) -> Result<(), String> {
     let resources = content.get("resources").and_then(Value::as_array);
     let providers = resources.into_iter().flatten().filter_map(|one| one.get("providers")?.as_array()).flatten();
-    match providers.filter_map(Value::as_object).any(|provider| provider.contains_key("kms")) {
-        true => Err("provider kms is not supported yet: its plugin cannot run beside kube-apiserver; use secretbox or aescbc".to_owned()),
-        false => Ok(()),
+    if providers.filter_map(Value::as_object).any(|provider| provider.contains_key("kms")) {
+        return Err("provider kms is not supported yet: its plugin cannot run beside kube-apiserver; use secretbox or aescbc".to_owned());
     }
+    Ok(())
 }
 
 fn no_paths(content: &Map<String, Value>) -> Result<(), String> {
     let plugins = content.get("plugins").and_then(Value::as_array);
-    match plugins.into_iter().flatten().any(|plugin| plugin.get("path").is_some()) {
-        true => Err("plugins[].path is not supported: there are no further files; write the plugin's configuration into it".to_owned()),
-        false => Ok(()),
+    if plugins.into_iter().flatten().any(|plugin| plugin.get("path").is_some()) {
+        return Err("plugins[].path is not supported: there are no further files; write the plugin's configuration into it".to_owned());
     }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::PodSecurity;
 
-/// Label read by the PodSecurity admission of the host.
+/// Label read by the `PodSecurity` admission of the host.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 pub fn namespace(cluster: &ValidatedCluster) -> Namespace {

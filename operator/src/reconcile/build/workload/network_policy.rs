@@ -1,6 +1,6 @@
 //! Who reaches the tenant's pods: the tenant's own pods and its control plane, and no other pod of the host. What they may
 //! reach is not restricted: a tenant's pods use the network as the host's do, and other tenants are closed by their own
-//! policies. It holds on hosts whose network enforces NetworkPolicies.
+//! policies. It holds on hosts whose network enforces `NetworkPolicies`.
 
 use crate::reconcile::build::network_policy::{control_plane_pods, namespace};
 use crate::reconcile::build::{metadata, names};

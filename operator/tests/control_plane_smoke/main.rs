@@ -1,0 +1,271 @@
+//! Starts real etcd, kube-apiserver, kube-controller-manager and kube-scheduler exactly as the operator builds them, with
+//! its certificates, flags and configuration files, on this machine. Not run by default, because it needs the binaries and
+//! the ports 2379–2381, 6443, 10257 and 10259:
+//!
+//! ```sh
+//! NESTLING_BIN_DIR=<folder> cargo test -p nestling-operator --test control_plane_smoke -- --ignored --nocapture
+//! ```
+
+mod kubelet;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use http::Request;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewSpec};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, ServiceAccount};
+use kube::api::PostParams;
+use kube::config::AuthInfo;
+use kube::{Api, Client, Config};
+use kubelet::Kubelet;
+use nestling_crds::names::NodeName;
+use nestling_operator::config::OperatorConfig;
+use nestling_operator::pki::{self, PkiPolicy, PkiSecrets, installation};
+use nestling_operator::reconcile::build::{self, Endpoint, containers};
+use nestling_operator::reconcile::dereference::Dereferenced;
+use nestling_operator::reconcile::validate::{ValidatedCluster, validate};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs NESTLING_BIN_DIR with etcd and the Kubernetes binaries, and free ports"]
+async fn a_control_plane_as_built_comes_up() -> Result<()> {
+    let binaries = PathBuf::from(std::env::var_os("NESTLING_BIN_DIR").context("NESTLING_BIN_DIR is not set")?);
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let pod_ip = own_address()?;
+    let root = tempfile::tempdir()?;
+
+    let (cluster, reads) = cluster()?;
+    let url = format!("https://{pod_ip}:443");
+    let endpoint = Endpoint { service_ip: pod_ip, host_url: url.clone(), url, sans: Vec::new() };
+    let policy = PkiPolicy { leaf_lifetime: SignedDuration::from_hours(1), ca_lifetime: SignedDuration::from_hours(24) };
+    let pki = pki::plan(&cluster, &endpoint, &reads.installation, &BTreeMap::new(), Timestamp::now(), &policy)?;
+    let built = build::resources(&cluster, &pki);
+    let kubelet = Kubelet {
+        binaries,
+        root: root.path(),
+        pod_ip,
+        secrets: by_name(&pki.secrets, &built.apiserver_config),
+        config_maps: BTreeMap::from([(built.controllers_config.metadata.name.clone().unwrap_or_default(), built.controllers_config)]),
+    };
+    let result = run(&kubelet, &cluster, &pki, &built.members.spec.template.spec, &built.controllers.spec.template.spec).await;
+    if result.is_err() {
+        let kept = root.keep();
+        eprintln!("logs and files are in {}", kept.display());
+    }
+    result
+}
+
+type Pod = Option<k8s_openapi::api::core::v1::PodSpec>;
+
+async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &pki::Pki, members: &Pod, controllers: &Pod) -> Result<()> {
+    let began = Instant::now();
+    let member = format!("{}-control-plane-0", cluster.name);
+    let pod = members.as_ref().context("no pod")?;
+    let _etcd = kubelet.start(&member, pod, containers::ETCD)?;
+    let _apiserver = kubelet.start(&member, pod, containers::API_SERVER)?;
+
+    let admin = pki::super_admin(&pki.secrets.ca, Timestamp::now())?;
+    let admin = client(kubelet.pod_ip, &pki.ca_bundle, Some((&admin.certificate, &admin.key)))?;
+    eventually("kube-apiserver is ready", || async { ok(&admin, "/readyz").await }).await?;
+    eprintln!("etcd and kube-apiserver ready after {:.1} s", began.elapsed().as_secs_f32());
+
+    let pod = controllers.as_ref().context("no pod")?;
+    let _manager = kubelet.start("controllers", pod, containers::CONTROLLER_MANAGER)?;
+    let _scheduler = kubelet.start("controllers", pod, containers::SCHEDULER)?;
+
+    nobody_gets_in_without_credentials(kubelet.pod_ip, &pki.ca_bundle).await?;
+    controllers_work(&admin, &pki.ca_bundle).await?;
+    eprintln!("controllers at work after {:.1} s", began.elapsed().as_secs_f32());
+    service_account_tokens_are_honoured(&admin).await?;
+    secrets_are_encrypted(kubelet, &admin).await?;
+    a_nodes_certificate_is_a_node(kubelet.pod_ip, pki).await
+}
+
+async fn nobody_gets_in_without_credentials(address: IpAddr, ca: &str) -> Result<()> {
+    let anonymous = client(address, ca, None)?;
+    ensure!(ok(&anonymous, "/readyz").await && ok(&anonymous, "/livez?exclude=etcd").await, "probes must get in");
+    match anonymous.request_text(Request::get("/api").body(Vec::new())?).await {
+        Err(kube::Error::Api(status)) if status.code == 401 => Ok(()),
+        other => bail!("anonymous request to /api: {other:?}"),
+    }
+}
+
+async fn controllers_work(admin: &Client, ca: &str) -> Result<()> {
+    let roots: Api<ConfigMap> = Api::namespaced(admin.clone(), "default");
+    eventually("kube-controller-manager publishes the root CA", || async {
+        let root = roots.get_opt("kube-root-ca.crt").await.ok().flatten();
+        root.and_then(|root| root.data?.get("ca.crt").cloned()).is_some_and(|published| published.trim() == ca.trim())
+    })
+    .await?;
+    let leases: Api<Lease> = Api::namespaced(admin.clone(), "kube-system");
+    eventually("both lead", || async {
+        let held = |lease: kube::Result<Lease>| lease.is_ok_and(|lease| lease.spec.is_some_and(|spec| spec.holder_identity.is_some()));
+        held(leases.get("kube-controller-manager").await) && held(leases.get("kube-scheduler").await)
+    })
+    .await
+}
+
+/// Signed with the key of `<vc>-sa` by kube-apiserver, checked with its public half.
+async fn service_account_tokens_are_honoured(admin: &Client) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
+    eventually("the default service account is there", || async { accounts.get("default").await.is_ok() }).await?;
+    let request = TokenRequest::default();
+    let token = accounts
+        .create_token_request("default", &PostParams::default(), &request)
+        .await?
+        .status
+        .and_then(|status| status.token)
+        .context("no token")?;
+    let review = TokenReview { spec: TokenReviewSpec { token, audiences: None }, ..TokenReview::default() };
+    let review = Api::<TokenReview>::all(admin.clone()).create(&PostParams::default(), &review).await?;
+    let user = review.status.and_then(|status| status.user).and_then(|user| user.username);
+    ensure!(user.as_deref() == Some("system:serviceaccount:default:default"), "{user:?}");
+    Ok(())
+}
+
+/// The encryption configuration of the spec is in force: what lies in etcd is not what was written.
+async fn secrets_are_encrypted(kubelet: &Kubelet<'_>, admin: &Client) -> Result<()> {
+    let marker = "a-marker-that-must-not-lie-on-disk";
+    let secret = Secret {
+        string_data: Some(BTreeMap::from([("marker".to_owned(), marker.to_owned())])),
+        metadata: kube::core::ObjectMeta { name: Some("marker".to_owned()), ..Default::default() },
+        ..Secret::default()
+    };
+    Api::<Secret>::namespaced(admin.clone(), "default").create(&PostParams::default(), &secret).await?;
+    let data = kubelet.root.join("etcd/var/lib/etcd/data/member");
+    let on_disk = |text: &str| -> Result<bool> {
+        let mut found = false;
+        for folder in ["wal", "snap"] {
+            for file in std::fs::read_dir(data.join(folder))? {
+                found |= std::fs::read(file?.path())?.windows(text.len()).any(|window| window == text.as_bytes());
+            }
+        }
+        Ok(found)
+    };
+    ensure!(!on_disk(marker)?, "the Secret lies in clear text in etcd");
+    ensure!(on_disk("k8s:enc:secretbox:v1:first:")?, "no encrypted object in etcd");
+    Ok(())
+}
+
+/// As an agent gets it from the control API: the Node authorizer lets it at its own Node and nothing else.
+async fn a_nodes_certificate_is_a_node(address: IpAddr, pki: &pki::Pki) -> Result<()> {
+    let key = rcgen::KeyPair::generate()?;
+    let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
+    let hour = SignedDuration::from_hours(1);
+    let signed = pki::sign::kubelet(&pki.secrets.ca, &NodeName::new("node-1"), csr.der(), Timestamp::now(), hour)?;
+    let node = client(address, &pki.ca_bundle, Some((&signed.chain_pem, &key.serialize_pem())))?;
+    let nodes: Api<Node> = Api::all(node.clone());
+    ensure!(nodes.get_opt("node-1").await?.is_none(), "there is no such Node yet");
+    let own: Node = serde_json::from_value(json!({"metadata": {"name": "node-1"}}))?;
+    nodes.create(&PostParams::default(), &own).await?;
+    let other: Node = serde_json::from_value(json!({"metadata": {"name": "node-2"}}))?;
+    let refused = nodes.create(&PostParams::default(), &other).await;
+    ensure!(matches!(&refused, Err(kube::Error::Api(status)) if status.code == 403), "{refused:?}");
+    let secrets = Api::<Secret>::namespaced(node, "default").list(&kube::api::ListParams::default()).await;
+    ensure!(matches!(&secrets, Err(kube::Error::Api(status)) if status.code == 403), "{secrets:?}");
+    Ok(())
+}
+
+/// Every configuration file that a spec may carry, so that the real programs judge what we make of it.
+fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
+    let vc = serde_json::from_value(json!({
+        "apiVersion": "nestling.dev/v1alpha1",
+        "kind": "VirtualCluster",
+        "metadata": {"name": "dev", "namespace": "team-a", "uid": "6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11"},
+        "spec": {
+            "etcd": {"storage": {"medium": "Memory", "size": "1Gi"}},
+            "controlPlane": {
+                "apiServer": {
+                    "extraArgs": {"event-ttl": "2h"},
+                    "authentication": {"jwt": []},
+                    "audit": {"rules": [{"level": "Metadata"}]},
+                    "encryption": {"resources": [{
+                        "resources": ["secrets"],
+                        "providers": [
+                            {"secretbox": {"keys": [{"name": "first", "secret": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}]}},
+                            {"identity": {}},
+                        ],
+                    }]},
+                    "admission": {"plugins": [{
+                        "name": "PodSecurity",
+                        "configuration": {"apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration"},
+                    }]},
+                },
+                "controllerManager": {"controllers": ["*", "-cronjob"], "extraArgs": {"v": "2"}},
+                "scheduler": {"profiles": [{"schedulerName": "default-scheduler"}, {"schedulerName": "packing"}]},
+            },
+        },
+    }))?;
+    let installation = installation::generate(Timestamp::now(), SignedDuration::from_hours(24))?;
+    let reads = Dereferenced {
+        host_ranges: Vec::new(),
+        taken: Vec::new(),
+        host_nodes: Vec::new(),
+        pinned_node: None,
+        secrets: BTreeMap::new(),
+        installation: Arc::new(installation),
+    };
+    let config = OperatorConfig::try_parse_from(["nestling-operator", "--identity=smoke"])?;
+    match validate(&vc, &reads, &config) {
+        Ok(cluster) => Ok((cluster, reads)),
+        Err(problems) => bail!("{problems:?}"),
+    }
+}
+
+fn by_name(secrets: &PkiSecrets, files: &Secret) -> BTreeMap<String, Secret> {
+    let PkiSecrets { ca, service_account, apiserver, etcd, controllers, admin_kubeconfig } = secrets;
+    [ca, service_account, apiserver, etcd, controllers, admin_kubeconfig, files]
+        .map(|secret| (secret.metadata.name.clone().unwrap_or_default(), secret.clone()))
+        .into()
+}
+
+fn client(address: IpAddr, ca: &str, identity: Option<(&str, &str)>) -> Result<Client> {
+    let mut config = Config::new(format!("https://{address}:6443").parse()?);
+    config.root_cert = Some(vec![CertificateDer::from_pem_slice(ca.as_bytes())?.to_vec()]);
+    if let Some((certificate, key)) = identity {
+        config.auth_info = AuthInfo {
+            client_certificate_data: Some(base64(certificate)),
+            client_key_data: Some(base64(key).into()),
+            ..AuthInfo::default()
+        };
+    }
+    Ok(Client::try_from(config)?)
+}
+
+fn base64(text: &str) -> String {
+    use ::base64::Engine as _;
+    ::base64::engine::general_purpose::STANDARD.encode(text)
+}
+
+async fn ok(client: &Client, path: &str) -> bool {
+    match Request::get(path).body(Vec::new()) {
+        Ok(request) => client.request_text(request).await.is_ok(),
+        Err(_) => false,
+    }
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    while !check().await {
+        ensure!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// An address of this machine that is not loopback: the API refuses loopback addresses as endpoints. Nothing is sent.
+fn own_address() -> Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect("192.0.2.1:9").context("this machine needs a route to anywhere")?;
+    Ok(socket.local_addr()?.ip())
+}
