@@ -32,10 +32,21 @@ demo-down: ## Remove what demo, test and bench have started, whatever state it i
 	fi
 
 .PHONY: test
-test: installed ## All tests: unit, rules in network namespaces, cluster tests, fault tests
+test: installed ## All tests: unit, rules in network namespaces, seams on the real thing, cluster tests, fault tests
 	$(CARGO) test --workspace
+	if [[ -n "$(LOCAL)" ]]; then $(MAKE) --no-print-directory test-seams; fi
 	$(CARGO) test --workspace --test cluster -- --ignored
 	$(CARGO) test --workspace --test faults -- --ignored --test-threads=1
+
+# The contracts that fakes pass, against a container runtime and a control plane of the local host cluster.
+.PHONY: test-seams
+test-seams:
+	mkdir -p $(STATE)/programs
+	find "$${NESTLING_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/nestling}/bin" -type f -printf '%T@ %p\n' | sort -n |
+		while read -r _ program; do ln -sf "$$program" $(STATE)/programs/; done
+	NESTLING_BIN_DIR=$(STATE)/programs $(CARGO) test --workspace --test control_plane_smoke -- --ignored
+	NESTLING_CRI_SOCKET=/run/containerd/containerd.sock \
+		$(CARGO) --config "target.'cfg(all())'.runner=['$(HOSTCLUSTER)', 'node', 'exec', 'node-1', '--']" test -p nestling-node-agent --lib -- --ignored
 
 .PHONY: test-unit
 test-unit: ## Tests that need no cluster
