@@ -62,6 +62,10 @@ fn error_policy(cluster: &Cluster, error: &Error, ctx: &Context) -> Action {
         tracing::debug!(cluster = %reference, "{}", Refused::NotLeader);
         return Action::await_change();
     }
+    if error.is_a_wait() {
+        tracing::debug!(cluster = %reference, reason = error.reason(), "{}", error_chain(error));
+        return Action::requeue(ctx.backoff.failed(reference));
+    }
     ctx.metrics.failed(error.reason());
     tracing::warn!(cluster = %reference, reason = error.reason(), error = error_chain(error), "reconcile failed");
     if matches!(error, Error::Invalid(_)) {

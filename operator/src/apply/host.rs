@@ -7,9 +7,10 @@ use super::verified::{Key, Verified};
 use crate::stores::Stores;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Resource as _, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::VirtualCluster;
 use serde_json::json;
 
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +43,9 @@ pub enum ApplyError {
         #[source]
         source: kube::Error,
     },
-    /// Of a former cluster of that name, or somebody else's.
     #[error("{kind} {name} exists and does not belong to this VirtualCluster")]
     Foreign { kind: &'static str, name: String },
+    /// Ours, or a former cluster's of the same name.
     #[error("{kind} {name} is still being deleted")]
     Terminating { kind: &'static str, name: String },
 }
@@ -107,13 +108,17 @@ impl Applier<'_> {
     }
 
     fn expect_ours(&self, kind: &'static str, name: &str, live: &ObjectMeta) -> Result<(), ApplyError> {
-        if !self.is_ours(live) {
-            return Err(ApplyError::Foreign { kind, name: name.into() });
-        }
-        if live.deletion_timestamp.is_some() {
+        let terminating = live.deletion_timestamp.is_some() || (!self.is_ours(live) && self.is_orphaned(live));
+        if terminating {
             return Err(ApplyError::Terminating { kind, name: name.into() });
         }
-        Ok(())
+        if self.is_ours(live) { Ok(()) } else { Err(ApplyError::Foreign { kind, name: name.into() }) }
+    }
+
+    /// Owned by a cluster that is no more: the garbage collector is on its way.
+    fn is_orphaned(&self, live: &ObjectMeta) -> bool {
+        let mut owners = live.owner_references.iter().flatten().filter(|owner| owner.kind == VirtualCluster::kind(&())).peekable();
+        owners.peek().is_some() && owners.all(|owner| self.stores.cluster(&TenantUid::new(&owner.uid)).is_none())
     }
 
     fn is_ours(&self, live: &ObjectMeta) -> bool {

@@ -62,6 +62,11 @@ impl Error {
         }
     }
 
+    /// Whether it passes by itself.
+    pub fn is_a_wait(&self) -> bool {
+        matches!(self, Self::Apply(ApplyError::Terminating { .. }))
+    }
+
     /// Whether only a change of the `VirtualCluster` can help.
     pub fn waits_for_change(&self) -> bool {
         matches!(self, Self::Unreadable(_))

@@ -3,7 +3,7 @@
 
 mod compute;
 mod events;
-mod explain;
+pub mod explain;
 mod parts;
 mod write;
 

@@ -6,13 +6,15 @@
 use futures::{StreamExt as _, future};
 use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::ListParams;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::v1alpha1::NodesStatus;
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +22,8 @@ use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 
 use super::objects::coredns;
+use crate::conditions::Verdict;
+use crate::reconcile::status::explain::not_ready;
 
 /// One question to a starting apiserver.
 const PROBE: Duration = Duration::from_secs(2);
@@ -27,6 +31,8 @@ const PROBE: Duration = Duration::from_secs(2);
 const EAGER: Duration = Duration::from_millis(100);
 const EAGER_FOR: Duration = Duration::from_secs(120);
 const PATIENT: Duration = Duration::from_secs(2);
+/// How often the pods of a CoreDNS that does not serve are asked why.
+const ASK_PODS: Duration = Duration::from_secs(2);
 
 /// What is known of a tenant from the inside; `None` is not known yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,9 +47,10 @@ pub struct Observation {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
     pub exists: bool,
-    pub available: bool,
-    /// What the Deployment says of itself while it is not available.
-    pub message: String,
+    /// Pods that serve.
+    pub available: i32,
+    /// Why there are none, if that is known.
+    pub trouble: Option<Verdict>,
     /// `metadata.generation`, to see that somebody changed it.
     pub generation: Option<i64>,
 }
@@ -123,34 +130,53 @@ fn is_ready(node: &Node) -> bool {
     conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
+/// Watches the Deployment; while it does not serve, its pods are asked why. (A watch of them would be one more connection
+/// to each tenant, for ever.)
 async fn watch_dns(client: Client, tell: impl Fn(Dns)) {
     let config = watcher::Config::default().fields(&format!("metadata.name={}", coredns::NAME));
-    let api = Api::<Deployment>::namespaced(client, coredns::NAMESPACE);
+    let api = Api::<Deployment>::namespaced(client.clone(), coredns::NAMESPACE);
     let mut events = pin!(watcher(api, config).default_backoff());
-    let mut listed = None;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Apply(deployment)) => tell(dns(&deployment)),
-            Ok(Event::Delete(_)) => tell(Dns::default()),
-            Ok(Event::Init) => listed = None,
-            Ok(Event::InitApply(deployment)) => listed = Some(dns(&deployment)),
-            Ok(Event::InitDone) => tell(listed.take().unwrap_or_default()),
-            Err(error) => tracing::debug!(%error, "tenant CoreDNS watch failed; trying again"),
+    let (mut listed, mut current) = (None, Dns::default());
+    loop {
+        let asks = current.exists && current.available == 0;
+        tokio::select! {
+            Some(event) = events.next() => match event {
+                Ok(Event::Apply(deployment)) => current = dns(&deployment),
+                Ok(Event::Delete(_)) => current = Dns::default(),
+                Ok(Event::Init) => listed = None,
+                Ok(Event::InitApply(deployment)) => listed = Some(dns(&deployment)),
+                Ok(Event::InitDone) => current = listed.take().unwrap_or_default(),
+                Err(error) => tracing::debug!(%error, "tenant CoreDNS watch failed; trying again"),
+            },
+            () = sleep(ASK_PODS), if asks => {
+                if let Some(trouble) = dns_trouble(&client).await {
+                    current.trouble = Some(trouble);
+                }
+            }
         }
+        tell(current.clone());
     }
 }
 
 fn dns(deployment: &Deployment) -> Dns {
     let status = deployment.status.as_ref();
-    let condition = |type_: &str| status?.conditions.as_ref()?.iter().find(|condition| condition.type_.as_deref() == Some(type_));
-    let available = condition("Available").is_some_and(|c| c.status.as_deref() == Some("True"));
-    let problem = condition("ReplicaFailure").or_else(|| condition("Available")).and_then(|c| c.message.clone());
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let mut failures = conditions.filter(|c| c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True"));
+    let refused = failures.next().and_then(|failure| failure.message.clone());
     Dns {
         exists: true,
-        available,
-        message: if available { String::new() } else { problem.unwrap_or_default() },
+        // Not the Available condition: with one replica and one that may be unavailable it is always true.
+        available: status.and_then(|status| status.available_replicas).unwrap_or(0),
+        trouble: refused.map(|message| Verdict::no("PodsNotCreated", message)),
         generation: deployment.metadata.generation,
     }
+}
+
+async fn dns_trouble(client: &Client) -> Option<Verdict> {
+    let api = Api::<Pod>::namespaced(client.clone(), coredns::NAMESPACE);
+    let pods = api.list(&ListParams::default().labels(coredns::SELECTOR)).await.ok()?;
+    let pods: Vec<_> = pods.items.into_iter().map(Arc::new).collect();
+    (!pods.is_empty()).then(|| not_ready(&pods, None))
 }
 
 #[cfg(test)]
@@ -159,21 +185,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn coredns_says_why_it_is_not_available() {
-        let deployment = |conditions| {
-            serde_json::from_value::<Deployment>(json!({
-                "metadata": {"name": "coredns", "generation": 1},
-                "spec": {"selector": {}, "template": {}},
-                "status": {"conditions": conditions},
-            }))
-            .unwrap()
+    fn coredns_serves_when_a_pod_of_it_does() {
+        let deployment = |status| {
+            let object =
+                json!({"metadata": {"name": "coredns", "generation": 1}, "spec": {"selector": {}, "template": {}}, "status": status});
+            serde_json::from_value::<Deployment>(object).unwrap()
         };
-        let available = dns(&deployment(json!([{"type": "Available", "status": "True", "message": "fine"}])));
-        assert_eq!((available.available, available.message.as_str()), (true, ""));
-        let refused = dns(&deployment(json!([
-            {"type": "Available", "status": "False", "message": "does not have minimum availability"},
-            {"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden"},
-        ])));
-        assert_eq!((refused.available, refused.message.as_str()), (false, "pods is forbidden"));
+        // One replica that may be unavailable: "available" from the first moment.
+        let starting =
+            dns(&deployment(json!({"conditions": [{"type": "Available", "status": "True", "message": "minimum availability"}]})));
+        assert_eq!((starting.available, starting.trouble), (0, None));
+        assert_eq!(dns(&deployment(json!({"availableReplicas": 1}))).available, 1);
+        let refused =
+            dns(&deployment(json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "pods is forbidden"}]})));
+        assert_eq!(refused.trouble, Some(Verdict::no("PodsNotCreated", "pods is forbidden")));
     }
 }

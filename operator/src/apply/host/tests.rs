@@ -132,6 +132,15 @@ async fn what_belongs_to_others_is_not_taken_over() {
 }
 
 #[tokio::test]
+async fn what_a_former_cluster_left_is_waited_for() {
+    let host = Host::new();
+    let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-0"});
+    let former = json!({"metadata": {"namespace": "team", "name": "dev", "uid": "o", "resourceVersion": "7", "ownerReferences": [owner]}});
+    *host.live.lock().unwrap() = Some(former);
+    assert!(matches!(host.apply("a").await, Err(ApplyError::Terminating { .. })));
+}
+
+#[tokio::test]
 async fn what_is_going_is_waited_for() {
     let mut host = Host::new();
     host.apply("a").await.unwrap();

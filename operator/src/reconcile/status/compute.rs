@@ -4,6 +4,7 @@ use super::parts::{Replicas, available};
 use super::{Outcome, Progress};
 use crate::conditions::{Verdict, condition};
 use crate::reconcile::error::{Error, chain};
+use crate::tenant::observe::Dns;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
@@ -51,7 +52,9 @@ pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome
                 status.phase = status.phase.filter(|phase| *phase == Phase::Degraded).or(Some(Phase::Provisioning));
             }
             verdicts.push((conditions::PROGRESSING, Verdict::yes(error.reason(), "trying again")));
-            verdicts.push((conditions::DEGRADED, Verdict::yes(error.reason(), message)));
+            if !error.is_a_wait() {
+                verdicts.push((conditions::DEGRADED, Verdict::yes(error.reason(), message)));
+            }
         }
         Outcome::Paused => {
             status.phase = Some(Phase::Paused);
@@ -151,10 +154,10 @@ fn addons(progress: &Progress) -> Verdict {
     }
     match &progress.observation.dns {
         None => Verdict::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
-        Some(dns) if dns.available => Verdict::yes("Available", "CoreDNS is available"),
+        Some(dns) if dns.available > 0 => Verdict::yes("Available", "CoreDNS is available"),
         Some(dns) if !dns.exists => Verdict::no("WaitingForCoreDNS", "CoreDNS has not been created yet"),
-        Some(dns) if dns.message.is_empty() => Verdict::no("WaitingForCoreDNS", "CoreDNS is starting"),
-        Some(dns) => Verdict::no("WaitingForCoreDNS", format!("CoreDNS is not available: {}", dns.message)),
+        Some(Dns { trouble: Some(trouble), .. }) => Verdict::no(trouble.reason.clone(), format!("CoreDNS: {}", trouble.message)),
+        Some(_) => Verdict::no("WaitingForCoreDNS", "CoreDNS is starting"),
     }
 }
 

@@ -10,6 +10,8 @@ use serde_json::json;
 pub const NAME: &str = "coredns";
 pub const NAMESPACE: &str = "kube-system";
 const ROLE: &str = "system:coredns";
+/// Of its pods.
+pub const SELECTOR: &str = "k8s-app=kube-dns";
 const LABELS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
 
 /// Everything but the Deployment: its pods cannot be created without the ServiceAccount.
@@ -33,6 +35,10 @@ pub fn prerequisites(settings: &Settings) -> Vec<TenantObject> {
     ]
 }
 
+/// Last resort of names outside the cluster, where nobody listens: on a host whose nodes have no name server CoreDNS would
+/// not start without any, and so answers SERVFAIL at once. (`policy sequential`: name servers of the node come first.)
+const NO_UPSTREAM: &str = "127.0.0.1:9";
+
 fn corefile(domain: &str) -> String {
     format!(
         ".:53 {{
@@ -47,8 +53,9 @@ fn corefile(domain: &str) -> String {
        ttl 30
     }}
     prometheus :9153
-    forward . /etc/resolv.conf {{
+    forward . /etc/resolv.conf {NO_UPSTREAM} {{
        max_concurrent 1000
+       policy sequential
     }}
     cache 30 {{
        disable success {domain}

@@ -100,7 +100,7 @@ fn running(spec: &Value) -> Progress {
     progress.observation = Observation {
         api_answered: true,
         nodes: Some(NodesStatus { ready: 3, total: 3 }),
-        dns: Some(Dns { exists: true, available: true, ..Dns::default() }),
+        dns: Some(Dns { exists: true, available: 1, ..Dns::default() }),
     };
     progress
 }
