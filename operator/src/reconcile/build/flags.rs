@@ -15,11 +15,9 @@ impl Flags {
         self.0.insert(name.to_owned(), value.into());
     }
 
-    /// With the user's own flags, none of which is one of ours: validation has seen to that.
+    /// With the user's own flags. They change presets of ours and nothing else: validation has refused those that we manage.
     pub fn with(mut self, extra: &BTreeMap<String, String>) -> Self {
-        for (name, value) in extra {
-            self.0.entry(name.clone()).or_insert_with(|| value.clone());
-        }
+        self.0.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
         self
     }
 
