@@ -3,71 +3,16 @@
 
 use super::*;
 use crate::pods::fixtures;
-use crate::tenant::PodStores;
 use crate::volumes::Source;
 use crate::volumes::inventory::Inventory;
-use http::{Method, Request, Response};
-use kube::client::Body;
-use kube::runtime::{reflector, watcher};
+use fixtures::Server;
+use http::Method;
+use kube::runtime::watcher;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::time::timeout;
-use tower_test::mock::{self, Handle, SendResponse};
 
-const PATIENCE: Duration = Duration::from_secs(5);
 const TENANT_POD: &str = "/api/v1/namespaces/shop/pods/web-0";
 const HOST_PODS: &str = "/api/v1/namespaces/team-a-dev-workload/pods";
-
-/// An apiserver that does what it is told.
-struct Server {
-    name: &'static str,
-    handle: Handle<Request<Body>, Response<Body>>,
-}
-
-struct Call {
-    body: Value,
-    query: String,
-    respond: SendResponse<Response<Body>>,
-}
-
-impl Call {
-    fn answer(self, body: &Value) {
-        self.answer_with(200, body);
-    }
-
-    fn answer_with(self, code: u16, body: &Value) {
-        let response = Response::builder().status(code).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap();
-        self.respond.send_response(response);
-    }
-
-    fn fail(self, code: u16, reason: &str, message: &str) {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message, "metadata": {}});
-        self.answer_with(code, &status);
-    }
-}
-
-impl Server {
-    fn start(name: &'static str) -> (kube::Client, Self) {
-        let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
-        (kube::Client::new(service, "default"), Self { name, handle })
-    }
-
-    async fn expect(&mut self, method: Method, path: &str) -> Call {
-        let next = timeout(PATIENCE, self.handle.next_request()).await;
-        let (request, respond) = next.unwrap_or_else(|_| panic!("{}: no {method} {path}", self.name)).unwrap();
-        let (parts, body) = request.into_parts();
-        assert_eq!((&parts.method, parts.uri.path()), (&method, path), "{}", self.name);
-        let body = body.collect_bytes().await.unwrap();
-        let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).unwrap() };
-        Call { body, query: parts.uri.query().unwrap_or_default().to_owned(), respond }
-    }
-
-    async fn expect_nothing(&mut self) {
-        if let Ok(Some((request, _))) = timeout(Duration::from_millis(100), self.handle.next_request()).await {
-            panic!("{}: unexpected {} {}", self.name, request.method(), request.uri());
-        }
-    }
-}
 
 struct World {
     reconciler: Arc<Reconciler>,
@@ -83,16 +28,8 @@ impl World {
     fn new() -> Self {
         let (tenant_client, tenant_server) = Server::start("tenant");
         let (host_client, host_server) = Server::start("host");
-        let (tenant_store, tenant_writer) = reflector::store();
-        let (host_store, host_writer) = reflector::store();
-        let tenant = Arc::new(Tenant {
-            spec: fixtures::tenant_spec(),
-            node: fixtures::node(),
-            kubelet: tenant_client.clone(),
-            proxy: tenant_client.clone(),
-            host: host_client,
-            stores: PodStores { tenant: tenant_store, host: host_store },
-        });
+        let (tenant, writers) = fixtures::tenant(tenant_client.clone(), host_client);
+        let StoreWriters { tenant: tenant_writer, host: host_writer } = writers;
         let shutdown = CancellationToken::new();
         let queue = Arc::new(Queue::new());
         let copies = Copies::new(tenant.clone(), queue.clone(), shutdown.clone());

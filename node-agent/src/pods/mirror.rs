@@ -69,9 +69,11 @@ impl Reconciler {
 
     /// Carries changes of the tenant pod over, and keeps its tokens and downward-API files fresh.
     async fn follow(&self, key: &PodKey, tenant: &Pod, host: &Pod) -> Result<Option<Duration>, PodsError> {
-        if status::is_terminal(tenant.status.as_ref().and_then(|status| status.phase.as_ref()))
-            || host.metadata.deletion_timestamp.is_some()
-        {
+        if has_ended(tenant) && has_ended(host) {
+            // The containers will not start again; the host pod stays for its logs.
+            return self.release(key, &self.records.get(key)).await.map(|()| None);
+        }
+        if has_ended(tenant) || host.metadata.deletion_timestamp.is_some() {
             return Ok(None);
         }
         let changes = updates(tenant, host);
@@ -81,7 +83,7 @@ impl Reconciler {
         if let Some(patch) = changes.patch {
             self.patch_host(host, patch).await?;
         }
-        let needs = self.needs(key, tenant);
+        let needs = self.acquire(key, tenant);
         let known = self.records.get(key).secret;
         let secret = pod_secret::ensure(&self.tenant, key, tenant, &needs.files, known.as_ref(), Timestamp::now()).await?;
         let digest = |secret: &Option<pod_secret::PodSecret>| secret.as_ref().map(|secret| secret.digest.clone());
@@ -116,6 +118,10 @@ impl Reconciler {
             self.tell(key, "HostUnschedulable", "The host has no room for this pod on its node now; it starts when there is");
         }
     }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    status::is_terminal(pod.status.as_ref().and_then(|status| status.phase.as_ref()))
 }
 
 /// Status times have whole seconds.

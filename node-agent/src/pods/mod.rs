@@ -31,7 +31,7 @@ mod updates;
 mod watch;
 
 #[cfg(test)]
-mod fixtures;
+pub mod fixtures;
 #[cfg(test)]
 mod handshake_tests;
 

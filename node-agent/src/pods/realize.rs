@@ -34,7 +34,7 @@ impl Reconciler {
             self.tell(key, "UnsupportedField", &refused(&refusals));
             return Ok(None);
         }
-        let needs = self.needs(key, pod);
+        let needs = self.acquire(key, pod);
         let record = self.records.get(key);
         let (secret, states) = tokio::join!(
             pod_secret::ensure(&self.tenant, key, pod, &needs.files, record.secret.as_ref(), Timestamp::now()),
@@ -81,7 +81,7 @@ impl Reconciler {
         };
         tracing::info!(host_pod = made.metadata.name, "host pod made");
         self.records.update(key, |record| {
-            record.told = None;
+            record.told.clear();
             if !record.seen {
                 record.made = Some((Arc::new(made), Instant::now()));
             }

@@ -10,7 +10,9 @@ use super::queue::Queue;
 use super::record::{Record, Records};
 use super::rewrite::Rewrite;
 use super::services::Services;
+use super::status;
 use super::translate::{Context, Needs, Translation, translate};
+use super::watch::version;
 use crate::tenant::Tenant;
 use crate::volumes::copies::Copies;
 use crate::volumes::inventory::{self, Inventory};
@@ -65,12 +67,18 @@ impl Reconciler {
     pub async fn adopt(&self) {
         let mut pods = BTreeSet::new();
         for pod in self.tenant.stores.tenant.state() {
-            if let Some(key) = PodKey::of_tenant(&pod) {
-                self.needs(&key, &pod);
+            let Some(key) = PodKey::of_tenant(&pod) else { continue };
+            self.needs(&key, &pod);
+            if !status::is_terminal(pod.status.as_ref().and_then(|status| status.phase.as_ref())) {
+                self.acquire(&key, &pod);
                 pods.insert(key.uid);
             }
         }
-        pods.extend(self.tenant.stores.host.state().iter().filter_map(|pod| PodKey::of_host(pod)).map(|key| key.uid));
+        for key in self.tenant.stores.host.state().iter().filter_map(|pod| PodKey::of_host(pod)) {
+            // Of a pod that the tenant has no more too: its Secret goes with the host pod.
+            self.records.update(&key, |record| record.secret = self.left_secret(&key));
+            pods.insert(key.uid);
+        }
         if let Err(error) = inventory::sweep(&self.tenant, &self.left, &self.copies.host_names(), &pods).await {
             // Only leftovers: the next start finds them again.
             tracing::warn!(error = %report(&error), "leftovers not removed");
@@ -156,19 +164,31 @@ impl Reconciler {
         translate(key, pod, &Context { owner: self.owner(), services: &services, keys })
     }
 
-    /// What the pod needs on the host. Found out once, and wanted from then on.
+    /// What the pod needs on the host, found out once.
     pub fn needs(&self, key: &PodKey, pod: &Pod) -> Arc<Needs> {
         if let Some(needs) = self.records.get(key).needs {
             return needs;
         }
         let needs = Arc::new(self.translation(key, pod, &BTreeMap::new()).needs);
-        self.copies.acquire(key, &needs.sources, &self.left);
-        let secret = self.left.pod_secrets.get(key.secret_name(&self.tenant.spec.uid).as_str()).map(|left| left.secret.clone());
         self.records.update(key, |record| {
             record.needs = Some(needs.clone());
-            record.secret = secret;
+            record.secret = record.secret.take().or_else(|| self.left_secret(key));
         });
         needs
+    }
+
+    /// What the pod needs, wanted from now until [`Reconciler::release`].
+    pub fn acquire(&self, key: &PodKey, pod: &Pod) -> Arc<Needs> {
+        let needs = self.needs(key, pod);
+        if !self.records.update(key, |record| std::mem::replace(&mut record.acquired, true)) {
+            self.copies.acquire(key, &needs.sources, &self.left);
+        }
+        needs
+    }
+
+    fn left_secret(&self, key: &PodKey) -> Option<PodSecret> {
+        let left = self.left.pod_secrets.get(key.secret_name(&self.tenant.spec.uid).as_str())?;
+        Some(left.secret.clone())
     }
 
     pub fn rewrite(&self, key: &PodKey, host: Option<&Pod>) -> Rewrite {
@@ -178,14 +198,8 @@ impl Reconciler {
 
     /// Tells the tenant why its pod does not run, once for each cause.
     pub fn tell(&self, key: &PodKey, reason: &str, message: &str) {
-        let text = format!("{reason}: {message}");
-        let new = self.records.update(key, |record| {
-            let new = record.told.as_ref() != Some(&text);
-            record.told = Some(text);
-            new
-        });
-        if new {
-            tracing::info!(reason, message, "told the tenant");
+        if self.records.update(key, |record| record.told.insert(format!("{reason}: {message}"))) {
+            tracing::info!(reason, text = message, "told the tenant");
             self.events.warn(key, reason, message);
         }
     }
@@ -193,11 +207,6 @@ impl Reconciler {
     pub fn remember_secret(&self, key: &PodKey, secret: Option<PodSecret>) {
         self.records.update(key, |record| record.secret = secret);
     }
-}
-
-/// Resource versions can be compared as numbers since Kubernetes 1.35 (KEP-5504), and were numbers before.
-fn version(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// The error with its causes.

@@ -5,7 +5,7 @@ use super::plan::Known;
 use super::translate::Needs;
 use crate::volumes::pod_secret::PodSecret;
 use k8s_openapi::api::core::v1::Pod;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
@@ -24,9 +24,11 @@ pub struct Record {
     pub departed: Option<Arc<Pod>>,
     /// What the pod needs on the host, once it was translated.
     pub needs: Option<Arc<Needs>>,
+    /// Copies of `needs` are held.
+    pub acquired: bool,
     pub secret: Option<PodSecret>,
-    /// Digest of what the tenant was last told by an event of the agent's own, so that it is told once.
-    pub told: Option<String>,
+    /// What the tenant was told by events of the agent's own, so that it is told once.
+    pub told: BTreeSet<String>,
     /// Attempts that failed in a row.
     pub failures: u32,
 }

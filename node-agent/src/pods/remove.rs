@@ -70,7 +70,10 @@ impl Reconciler {
 
     /// Gives up what the pod needed on the host.
     pub async fn release(&self, key: &PodKey, record: &Record) -> Result<(), PodsError> {
-        self.copies.release(key);
+        if record.acquired {
+            self.copies.release(key);
+            self.records.update(key, |record| record.acquired = false);
+        }
         if let Some(secret) = &record.secret {
             pod_secret::remove(&self.tenant, key, secret).await?;
             self.remember_secret(key, None);

@@ -108,6 +108,9 @@ impl Watches {
                 let reference = ObjectRef::new(name).within(pod.metadata.namespace.as_deref().unwrap_or_default());
                 let before = self.tenant.stores.tenant.get(&reference).and_then(|pod| PodKey::of_tenant(&pod));
                 let now = PodKey::of_tenant(pod);
+                if let Some(key) = &now {
+                    self.records.update(key, |record| record.posted = record.posted.take().filter(|posted| version(posted) > version(pod)));
+                }
                 before.filter(|before| Some(before) != now.as_ref()).into_iter().chain(now.clone()).collect()
             }
             Event::Delete(pod) => {
@@ -183,6 +186,11 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
     };
     let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
     listed.chain(&status.pod_ip).filter_map(|ip| ip.parse().ok()).collect()
+}
+
+/// Resource versions can be compared as numbers since Kubernetes 1.35 (KEP-5504), and were numbers before.
+pub fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
 /// Managed fields are about half of a pod's metadata and of no use here.

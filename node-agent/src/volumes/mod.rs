@@ -11,6 +11,8 @@
 //! and does what a kubelet says and does. Only an object whose existence is not yet known holds a pod back.
 
 pub mod copies;
+#[cfg(test)]
+mod copies_tests;
 mod copy;
 pub mod downward;
 mod error;
