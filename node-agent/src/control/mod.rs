@@ -14,3 +14,6 @@ pub mod tenants;
 pub use installation::InstallationCas;
 pub use known::Change;
 pub use operator::{Operator, OperatorError};
+
+#[cfg(test)]
+mod tests;

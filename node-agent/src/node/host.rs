@@ -22,9 +22,11 @@ impl HostNode {
         (Self(receiver), follow(Api::all(host), name.clone(), sender, shutdown))
     }
 
-    /// A handle on a Node that never changes.
-    pub fn fixed(node: Node) -> Self {
-        Self(watch::channel(Some(Arc::new(node))).1)
+    /// A handle on a Node that a test changes.
+    #[cfg(test)]
+    pub(super) fn changeable(node: Node) -> (Self, watch::Sender<Option<Arc<Node>>>) {
+        let (sender, receiver) = watch::channel(Some(Arc::new(node)));
+        (Self(receiver), sender)
     }
 
     pub fn current(&self) -> Option<Arc<Node>> {

@@ -66,3 +66,5 @@ async fn call<T>(what: &'static str, future: impl Future<Output = Result<T, kube
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod register_tests;
