@@ -161,7 +161,6 @@ pub const CONTROLLER_MANAGER: &[ManagedFlags] = &[
     },
     ManagedFlags {
         flags: &[
-            "client-ca-file",
             "root-ca-file",
             "service-account-private-key-file",
             "cluster-signing-cert-file",
@@ -174,19 +173,10 @@ pub const CONTROLLER_MANAGER: &[ManagedFlags] = &[
             "cluster-signing-kubelet-serving-key-file",
             "cluster-signing-legacy-unknown-cert-file",
             "cluster-signing-legacy-unknown-key-file",
-            "requestheader-allowed-names",
-            "requestheader-client-ca-file",
-            "requestheader-extra-headers-prefix",
-            "requestheader-group-headers",
-            "requestheader-uid-headers",
-            "requestheader-username-headers",
-            "cert-dir",
-            "tls-cert-file",
-            "tls-private-key-file",
-            "tls-sni-cert-key",
         ],
         instead: PKI,
     },
+    ManagedFlags { flags: ENDPOINT_PKI_FLAGS, instead: PKI },
     ManagedFlags { flags: LEADER_FLAGS, instead: LEADER },
     ManagedFlags { flags: &["enable-leader-migration", "leader-migration-config"], instead: LEADER },
     ManagedFlags { flags: &["service-cluster-ip-range"], instead: "use spec.network.serviceCIDR" },
@@ -207,25 +197,25 @@ pub const CONTROLLER_MANAGER: &[ManagedFlags] = &[
 pub const SCHEDULER: &[ManagedFlags] = &[
     ManagedFlags { flags: &["config", "write-config-to"], instead: "use spec.controlPlane.scheduler.profiles" },
     ManagedFlags { flags: &["kubeconfig", "master", "authentication-kubeconfig", "authorization-kubeconfig"], instead: IDENTITY },
-    ManagedFlags {
-        flags: &[
-            "client-ca-file",
-            "requestheader-allowed-names",
-            "requestheader-client-ca-file",
-            "requestheader-extra-headers-prefix",
-            "requestheader-group-headers",
-            "requestheader-uid-headers",
-            "requestheader-username-headers",
-            "cert-dir",
-            "tls-cert-file",
-            "tls-private-key-file",
-            "tls-sni-cert-key",
-        ],
-        instead: PKI,
-    },
+    ManagedFlags { flags: ENDPOINT_PKI_FLAGS, instead: PKI },
     ManagedFlags { flags: LEADER_FLAGS, instead: LEADER },
     ManagedFlags { flags: &["emulated-version", "min-compatibility-version"], instead: VERSION },
     ManagedFlags { flags: ENDPOINT_FLAGS, instead: HARDENING },
+];
+
+/// Certificates of the health and metrics endpoint, and of who may ask it.
+const ENDPOINT_PKI_FLAGS: &[&str] = &[
+    "client-ca-file",
+    "requestheader-allowed-names",
+    "requestheader-client-ca-file",
+    "requestheader-extra-headers-prefix",
+    "requestheader-group-headers",
+    "requestheader-uid-headers",
+    "requestheader-username-headers",
+    "cert-dir",
+    "tls-cert-file",
+    "tls-private-key-file",
+    "tls-sni-cert-key",
 ];
 
 const LEADER_FLAGS: &[&str] =
