@@ -36,7 +36,6 @@ pub mod fixtures;
 mod handshake_tests;
 
 pub use error::PodsError;
-pub use remove::remove_all;
 
 use crate::tenant::Tenant;
 use crate::volumes::copies::Copies;

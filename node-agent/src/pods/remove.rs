@@ -3,17 +3,13 @@
 use super::error::PodsError;
 use super::key::PodKey;
 use super::mirror::now;
-use super::ownership;
 use super::realize::CALL;
 use super::reconcile::Reconciler;
 use super::record::Record;
 use super::status;
-use crate::tenant::Tenant;
-use crate::volumes::inventory::{self, Inventory};
 use crate::volumes::pod_secret;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Preconditions};
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -104,23 +100,4 @@ async fn delete(api: &Api<Pod>, pod: &Pod, grace: i64) -> kube::Result<()> {
         Ok(Err(error)) => Err(error),
         Err(elapsed) => Err(kube::Error::Service(elapsed.into())),
     }
-}
-
-/// Removes everything of a tenant from this node, for a tenant that the node no longer serves: stops its host pods with
-/// their own grace, and removes copies and pod Secrets. To be called after [`super::run`] has ended.
-pub async fn remove_all(tenant: &Tenant) -> Result<(), PodsError> {
-    let api: Api<Pod> = Api::namespaced(tenant.host.clone(), tenant.spec.workload_namespace.as_str());
-    let params = ListParams::default().labels(&ownership::selector(tenant));
-    for pod in timeout(CALL, api.list_metadata(&params)).await?.map_err(PodsError::ReadHostPod)?.items {
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match timeout(CALL, api.delete(pod.metadata.name.as_deref().unwrap_or_default(), &params)).await? {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(error) => return Err(PodsError::StopHostPod(error)),
-        }
-    }
-    let left: Inventory = inventory::take(tenant).await?;
-    inventory::sweep(tenant, &left, &BTreeSet::new(), &BTreeSet::new()).await?;
-    Ok(())
 }

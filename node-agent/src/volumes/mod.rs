@@ -19,6 +19,8 @@ mod error;
 pub mod files;
 pub mod inventory;
 pub mod pod_secret;
+#[cfg(test)]
+mod pod_secret_tests;
 mod render;
 mod source;
 mod tokens;
