@@ -8,3 +8,6 @@ mod controller;
 mod plan;
 
 pub use controller::NodeController;
+
+#[cfg(test)]
+mod controller_tests;

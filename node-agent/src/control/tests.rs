@@ -44,12 +44,14 @@ fn ca() -> Ca {
     Ca { pem, issuer: Issuer::new(params, key) }
 }
 
+type Told = Result<WatchEvent, Status>;
+
 /// Tells `events` to whoever watches, then what `later` brings; signs with `ca`.
 #[derive(Clone)]
 struct FakeOperator {
     ca: Arc<Ca>,
     events: Arc<Mutex<Vec<Event>>>,
-    later: Arc<Mutex<Option<mpsc::Sender<Result<WatchEvent, Status>>>>>,
+    later: Arc<Mutex<Option<mpsc::Sender<Told>>>>,
 }
 
 fn check<T>(request: &Request<T>) -> Result<(), Status> {
@@ -61,7 +63,7 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
 
 #[tonic::async_trait]
 impl Control for FakeOperator {
-    type WatchStream = ReceiverStream<Result<WatchEvent, Status>>;
+    type WatchStream = ReceiverStream<Told>;
     type WatchCloudNodesStream = ReceiverStream<Result<CloudNodes, Status>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -56,7 +56,7 @@ impl Api {
         let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
         let mut state = self.0.lock().unwrap();
         if path.contains("/leases") {
-            return state.lease(&parts.method, body);
+            return state.lease(&parts.method, &body);
         }
         if query.contains("watch=") {
             let events = BroadcastStream::new(state.events.subscribe());
@@ -111,12 +111,12 @@ impl State {
         drop(self.events.send(format!("{}\n", json!({"type": kind, "object": object}))));
     }
 
-    fn lease(&mut self, method: &Method, body: Value) -> Response<Answer> {
+    fn lease(&mut self, method: &Method, body: &Value) -> Response<Answer> {
         if *method == Method::GET {
             return self.lease.as_ref().map_or_else(not_found, ok);
         }
         self.lease = Some(body.clone());
-        ok(&body)
+        ok(body)
     }
 }
 
