@@ -1,9 +1,10 @@
 //! `make demo` and `make demo-down`, after the host cluster is up and the images are there: installs the chart, makes an
 //! example tenant with a workload, and says how to go on.
 
-use anyhow::{Context, Result};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use nestling_e2e::demo;
+use std::process::ExitCode;
 
 /// Installs Nestling into a host cluster and shows a tenant.
 #[derive(Parser)]
@@ -22,10 +23,17 @@ enum Command {
     Uninstall,
 }
 
-fn main() -> Result<()> {
-    match Args::parse().command {
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
         Command::Install => demo::install().context("install the chart"),
         Command::Tenant => demo::tenant().context("make the example tenant"),
         Command::Uninstall => demo::uninstall().context("remove the installation"),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

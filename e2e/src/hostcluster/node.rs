@@ -13,7 +13,7 @@ use super::control_plane::api_address;
 use super::files::{self, Access, FileError};
 use super::kubeconfig;
 use super::pki::{self, Pair, PkiError};
-use super::topology::{DNS_SERVICE, Node, POD_CIDR, REGION};
+use super::topology::{DNS_SERVICE, Node, POD_CIDR, REGION, SWITCH_ADDRESS};
 use super::unit::{Disks, Endpoint, Service, UnitSpec};
 use super::versions::{Versions, VersionsError};
 use super::workdir::WorkDir;
@@ -130,8 +130,9 @@ fn write_files(work: &WorkDir, dir: &Path, node: Node) -> Result<(), NodeError> 
     files::write(&config.join("ca.crt"), files::read(&Pair::at(&pki_dir, "ca").certificate)?, Access::Public)?;
     files::write(&config.join("serving.crt"), files::read(&serving.certificate)?, Access::Public)?;
     files::write(&config.join("serving.key"), files::read(&serving.key)?, Access::Secret)?;
-    // Without a name server: there is none that could be reached.
-    files::write(&config.join("resolv.conf"), "# no name servers beyond the cluster\n", Access::Public)?;
+    // Nobody listens there, so a name from outside is refused at once. There must be one: CoreDNS, which runs with the node's
+    // name servers, does not start without any.
+    files::write(&config.join("resolv.conf"), format!("nameserver {SWITCH_ADDRESS}\n"), Access::Public)?;
     files::write(&config.join("kubelet.json"), kubelet_config(node), Access::Public)?;
     files::write(&config.join("kube-proxy.json"), proxy_config(node), Access::Public)?;
     files::write(&dir.join("etc-cni/10-nestling-host.conflist"), containerd::cni_config(&node.pod_cidr()), Access::Public)?;

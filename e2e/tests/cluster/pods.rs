@@ -24,7 +24,7 @@ spec:
   containers:
   - name: c
     image: {BUSYBOX}
-    command: [sh, -c, 'env; cat /info/labels; hostname']
+    command: [sh, -c, 'env; cat /info/labels; echo; hostname']
     resources: {{requests: {{cpu: 20m}}, limits: {{memory: 64Mi}}}}
     envFrom: [{{configMapRef: {{name: settings}}}}]
     env:

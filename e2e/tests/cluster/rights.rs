@@ -7,7 +7,10 @@ use serde_json::Value;
 const AGENT: &str = "--as=system:serviceaccount:nestling-system:nestling-agent";
 
 fn may(verb: &str, resource: &str, extra: &[&str]) -> Result<bool> {
-    let answer = Kubectl::host().output(&[&["auth", "can-i", verb, resource, AGENT], extra].concat())?;
+    // kubectl reads `nodes/proxy` as the node named proxy.
+    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
+    let subresource = format!("--subresource={subresource}");
+    let answer = Kubectl::host().output(&[&["auth", "can-i", verb, resource, &subresource, AGENT], extra].concat())?;
     Ok(answer.stdout.trim() == "yes")
 }
 

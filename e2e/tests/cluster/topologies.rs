@@ -29,9 +29,10 @@ fn external_keeps_etcd_apart() -> Result<()> {
     ensure!(tenant.host().names(&["statefulsets"])? == ["external-etcd"]);
     ensure!(tenant.host().names(&["deployments"])? == ["external-apiserver", "external-controllers"]);
     // The apiserver restarts without touching etcd, and finds everything again.
+    tenant.kubectl().run(&["create", "configmap", "kept", "--from-literal=a=b"])?;
     tenant.host().run(&["rollout", "restart", "deployment/external-apiserver"])?;
     tenant.host().rolled_out("deployment/external-apiserver")?;
-    tenant.kubectl().run(&["get", "pod", "probe", "-n", "probe"])?;
+    ensure!(tenant.kubectl().field("configmap/kept", ".data.a")? == "b");
     Ok(())
 }
 

@@ -23,7 +23,11 @@ fn a_deployment_is_created_scaled_rolled_out_and_healed() -> Result<()> {
     ns.run(&["rollout", "undo", "deployment/web"])?;
     ns.rolled_out("deployment/web")?;
 
-    let victim = ns.names(&["pods", "-l", "app=web"])?.remove(0);
+    let victim = eventually("what the rollout took down is gone", Duration::from_secs(60), || {
+        let mut pods = ns.names(&["pods", "-l", "app=web"])?;
+        ensure!(pods.len() == 4, "{pods:?}");
+        Ok(pods.remove(0))
+    })?;
     ns.run(&["delete", "pod", &victim, "--timeout=60s"])?;
     eventually("four pods again, without the deleted one", Duration::from_secs(60), || {
         let pods = ns.names(&["pods", "-l", "app=web", "--field-selector=status.phase=Running"])?;

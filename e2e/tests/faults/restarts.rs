@@ -44,7 +44,7 @@ fn lives(ns: &Namespace) -> Result<BTreeMap<String, String>> {
 /// host, so it can be watched while the tenant's control plane is down.
 fn client(tenant: &Tenant, ns: &Namespace) -> Result<Running> {
     let address = ns.field("service/web", ".spec.clusterIP")?;
-    let script = format!("while true; do wget -q -T 2 -O - http://{address}/hostname || echo FAILED; echo called; sleep 0.1; done");
+    let script = format!("while true; do timeout 2 wget -q -O - http://{address}/hostname || echo FAILED; echo called; sleep 0.1; done");
     ns.run(&["run", "client", "--image", BUSYBOX, "--command", "--", "sh", "-c", &script])?;
     ns.wait_for("pod/client", "condition=Ready", 60)?;
     let workload = Kubectl::host().in_namespace(&tenant.workload_namespace()?);
@@ -102,7 +102,7 @@ fn deleting_the_operator_pods_disturbs_nobody() -> Result<()> {
 fn deleting_the_agents_disturbs_nobody() -> Result<()> {
     undisturbed("agent", |_| {
         let system = Kubectl::host().in_namespace("nestling-system");
-        delete_pods(&system, "app.kubernetes.io/component=agent")?;
+        delete_pods(&system, "app.kubernetes.io/component=node-agent")?;
         system.rolled_out("daemonset/nestling-agent")
     })
 }
