@@ -28,12 +28,12 @@ impl Desired {
         if self.tables.get(tenant).is_some_and(|table| !table.is_closed) {
             return false;
         }
-        self.set_table(tenant, Arc::new(ServiceTable::closed(ranges.iter().copied())))
+        self.set_table(tenant, &Arc::new(ServiceTable::closed(ranges.iter().copied())))
     }
 
-    pub fn set_table(&mut self, tenant: &TenantUid, table: Arc<ServiceTable>) -> bool {
-        let before = self.tables.insert(tenant.clone(), Arc::clone(&table));
-        before.is_none_or(|before| before != table)
+    pub fn set_table(&mut self, tenant: &TenantUid, table: &Arc<ServiceTable>) -> bool {
+        let before = self.tables.insert(tenant.clone(), Arc::clone(table));
+        before.is_none_or(|before| before != *table)
     }
 
     pub fn set_sources(&mut self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) -> bool {
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(want(&desired), "a:keep b:keep 10.0.0.1=a 10.0.0.2=b");
         desired.set_sources(&uid("a"), &[address(3)].into());
         assert_eq!(want(&desired), "a:keep b:keep 10.0.0.2=b 10.0.0.3=a", "pods are known before Services");
-        desired.set_table(&uid("a"), Arc::default());
+        desired.set_table(&uid("a"), &Arc::default());
         assert_eq!(want(&desired), "a:table b:keep 10.0.0.2=b 10.0.0.3=a");
 
         desired.keep_only([uid("a")].into());
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_address_claimed_by_a_live_pod_is_not_the_former_ones() {
         let mut desired = Desired::default();
-        desired.set_table(&uid("a"), Arc::default());
+        desired.set_table(&uid("a"), &Arc::default());
         desired.set_sources(&uid("a"), &[address(2)].into());
         assert_eq!(summary(&desired.want(&inherited(), BTreeMap::new())), "a:table b:keep 10.0.0.2=a");
     }
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(want(&desired), "", "its ranges are not known");
         desired.expect(&uid("a"), &[]);
         assert_eq!(want(&desired), "a:closed 10.0.0.1=a");
-        desired.set_table(&uid("a"), Arc::default());
+        desired.set_table(&uid("a"), &Arc::default());
         assert!(!desired.expect(&uid("a"), &[]), "its task starts anew");
         assert_eq!(want(&desired), "a:table 10.0.0.1=a");
         desired.remove(&uid("a"));
@@ -182,7 +182,7 @@ mod tests {
         assert!(!desired.is_complete());
         desired.keep_only([uid("a")].into());
         assert!(!desired.is_complete());
-        desired.set_table(&uid("a"), Arc::default());
+        desired.set_table(&uid("a"), &Arc::default());
         assert!(!desired.is_complete());
         desired.set_sources(&uid("a"), &BTreeSet::new());
         assert!(desired.is_complete());

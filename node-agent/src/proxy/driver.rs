@@ -358,3 +358,146 @@ fn report(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::conntrack::Untouched;
+    use super::super::model::ServiceTable;
+    use super::super::netfilter::Fake;
+    use super::super::rules::{InstalledTenant, TenantKey};
+    use super::super::{Proxy, ProxyConfig};
+    use super::*;
+    use nestling_crds::names::TenantUid;
+    use nestling_runtime::metrics::Metrics;
+    use std::net::IpAddr;
+
+    fn start(fake: &Arc<Fake>) -> Proxy {
+        let config = ProxyConfig {
+            netfilter: Arc::clone(fake) as Arc<dyn Netfilter>,
+            conntrack: Arc::new(Untouched),
+            bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
+            metrics: Metrics::default(),
+        };
+        Proxy::start(config, CancellationToken::new())
+    }
+
+    fn uid(name: &str) -> TenantUid {
+        TenantUid::new(name)
+    }
+
+    fn pod(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn table(ranges: &[&str]) -> Arc<ServiceTable> {
+        Arc::new(ServiceTable { is_closed: false, ..ServiceTable::closed(ranges.iter().map(|range| range.parse().unwrap())) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_come_together_are_one_transaction() {
+        let fake = Arc::new(Fake::default());
+        let proxy = start(&fake);
+        for tenant in 0..50 {
+            proxy.set_services(&uid(&tenant.to_string()), &table(&["10.96.0.0/16"]));
+        }
+        proxy.settled().await;
+        assert_eq!(fake.applied().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_pod_does_not_wait() {
+        let fake = Arc::new(Fake::default());
+        let proxy = start(&fake);
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        proxy.settled().await;
+        let begun = Instant::now();
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        proxy.settled().await;
+        assert!(begun.elapsed() < Duration::from_millis(2), "{:?}", begun.elapsed());
+        assert!(fake.applied()[1].contains("add element ip nestling sources { 10.0.0.1 : goto tenant-a }"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_failure_the_table_is_replaced() {
+        let fake = Arc::new(Fake::default());
+        let proxy = start(&fake);
+        proxy.keep_only([uid("a")].into());
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        proxy.settled().await;
+        fake.fail(3);
+        proxy.set_services(&uid("a"), &table(&["10.97.0.0/16"]));
+        proxy.settled().await;
+        let applied = fake.applied();
+        assert_eq!(applied.len(), 2);
+        assert!(applied[1].starts_with("add table ip nestling\ndelete table ip nestling\n"), "{}", applied[1]);
+        assert!(applied[1].contains("10.97.0.0/16") && applied[1].contains("10.0.0.1 : goto tenant-a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rules_of_tenants_that_are_not_known_yet_stay() {
+        let fake = Arc::new(Fake::default());
+        let key = |name: &str| TenantKey::of(&uid(name));
+        let installed = Installed {
+            tenants: [(key("a"), InstalledTenant::default()), (key("b"), InstalledTenant::default())].into(),
+            sources: [(pod(1), key("a")), (pod(2), key("b"))].into(),
+            bridges: None,
+        };
+        fake.inherit(Family::V4, Listing::Inherited(installed));
+        let proxy = start(&fake);
+        proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        proxy.settled().await;
+        let text = fake.applied().concat();
+        assert!(text.contains("services-a") && !text.contains("-b") && !text.contains("delete"), "{text}");
+
+        proxy.keep_only([uid("a")].into());
+        proxy.settled().await;
+        let text = fake.applied().concat();
+        assert!(
+            text.contains("delete element ip nestling sources { 10.0.0.2 }") && text.contains("delete map ip nestling services-b"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_of_another_version_stays_until_all_is_known() {
+        let fake = Arc::new(Fake::default());
+        fake.inherit(Family::V4, Listing::Foreign);
+        let proxy = start(&fake);
+        proxy.keep_only([uid("a"), uid("b")].into());
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        tokio::time::sleep(FOREIGN_HOLD / 2).await;
+        assert!(fake.applied().is_empty());
+        proxy.settled().await;
+        assert!(fake.applied()[0].starts_with("add table ip nestling\ndelete table ip nestling\n"), "the hold has ended");
+
+        let fake = Arc::new(Fake::default());
+        fake.inherit(Family::V4, Listing::Foreign);
+        let proxy = start(&fake);
+        proxy.keep_only([uid("a")].into());
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        let begun = Instant::now();
+        proxy.settled().await;
+        assert!(begun.elapsed() < FOREIGN_HOLD, "nobody else to wait for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_leaves_takes_its_rules_along() {
+        let fake = Arc::new(Fake::default());
+        let proxy = start(&fake);
+        proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        proxy.settled().await;
+        proxy.remove(&uid("a"));
+        proxy.settled().await;
+        let text = fake.applied().pop().unwrap();
+        assert!(
+            text.contains("delete element ip nestling sources { 10.0.0.1 }") && text.contains("delete chain ip nestling tenant-a"),
+            "{text}"
+        );
+    }
+}

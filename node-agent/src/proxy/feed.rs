@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+#[allow(clippy::large_enum_variant, reason = "made and taken apart at once, one by one")]
 pub enum Change {
     Service(Event<Service>),
     Slice(Event<EndpointSlice>),

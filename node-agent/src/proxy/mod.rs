@@ -94,7 +94,7 @@ impl Proxy {
         self.shared.tell(true, |desired| desired.expect(tenant, ranges));
     }
 
-    pub fn set_services(&self, tenant: &TenantUid, table: Arc<ServiceTable>) {
+    pub fn set_services(&self, tenant: &TenantUid, table: &Arc<ServiceTable>) {
         self.shared.tell(false, |desired| desired.set_table(tenant, table));
     }
 
@@ -130,5 +130,11 @@ impl Proxy {
     /// Waits for the driver to end, after `shutdown`.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
+    }
+}
+
+impl crate::pods::SourceSink for Proxy {
+    fn set_sources(&self, tenant: &TenantUid, ips: BTreeSet<IpAddr>) {
+        Self::set_sources(self, tenant, &ips);
     }
 }

@@ -36,10 +36,12 @@ pub async fn run(tenant: Arc<Tenant>, proxy: Proxy, shutdown: CancellationToken)
     .ready_chunks(CHUNK);
     // Watches never end by themselves.
     while let Some(Some(chunk)) = shutdown.run_until_cancelled(changes.next()).await {
-        chunk.into_iter().for_each(|change| feed.take(change));
+        for change in chunk {
+            feed.take(change);
+        }
         if let Some(table) = feed.table() {
             tracing::debug!(frontends = table.frontends.len(), ranges = table.ranges.len(), "services changed");
-            proxy.set_services(uid, table);
+            proxy.set_services(uid, &table);
         }
     }
 }

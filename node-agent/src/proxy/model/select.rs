@@ -61,19 +61,18 @@ fn choose_cluster(endpoints: &Candidates<'_>, place: &Place) -> BTreeSet<SocketA
     };
     near(|endpoint| &endpoint.node_hints, Some(&place.node))
         .or_else(|| near(|endpoint| &endpoint.zone_hints, place.zone.as_deref()))
-        .unwrap_or_else(|| best(endpoints.iter().map(|(address, endpoint)| (*address, *endpoint))))
+        .unwrap_or_else(|| best(endpoints, |_| true))
 }
 
 /// `internalTrafficPolicy: Local`: hints do not count, and the fallback to draining endpoints is made among the local ones.
 fn choose_local(endpoints: &Candidates<'_>, place: &Place) -> BTreeSet<SocketAddr> {
-    let local = endpoints.iter().filter(|(_, endpoint)| endpoint.node.as_deref() == Some(&place.node));
-    best(local.map(|(address, endpoint)| (*address, *endpoint)))
+    best(endpoints, |endpoint| endpoint.node.as_deref() == Some(&place.node))
 }
 
-/// The ready ones, or else the draining ones.
-fn best<'a>(endpoints: impl Iterator<Item = (SocketAddr, &'a EndpointFacts)> + Clone) -> BTreeSet<SocketAddr> {
+/// The ready ones among those that count, or else the draining ones.
+fn best(endpoints: &Candidates<'_>, counts: impl Fn(&EndpointFacts) -> bool) -> BTreeSet<SocketAddr> {
     let of = |state: State| -> BTreeSet<SocketAddr> {
-        endpoints.clone().filter(|(_, endpoint)| endpoint.state == state).map(|(address, _)| address).collect()
+        endpoints.iter().filter(|(_, endpoint)| endpoint.state == state && counts(endpoint)).map(|(address, _)| *address).collect()
     };
     let ready = of(State::Ready);
     if ready.is_empty() { of(State::Draining) } else { ready }

@@ -65,7 +65,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    fn facts(spec: serde_json::Value) -> Option<ServiceFacts> {
+    fn facts(spec: &serde_json::Value) -> Option<ServiceFacts> {
         ServiceFacts::of(&serde_json::from_value(json!({"metadata": {"namespace": "a", "name": "b"}, "spec": spec})).unwrap())
     }
 
@@ -74,7 +74,7 @@ mod tests {
     #[case::headless(json!({"clusterIP": "None", "clusterIPs": ["None"]}))]
     #[case::not_allocated_yet(json!({"clusterIP": ""}))]
     fn skipped(#[case] spec: serde_json::Value) {
-        assert_eq!(facts(spec), None);
+        assert_eq!(facts(&spec), None);
     }
 
     #[test]
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_load_balancer_has_its_cluster_ip_half() {
-        let facts = facts(json!({
+        let facts = facts(&json!({
             "type": "LoadBalancer", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"],
             "ports": [{"name": "web", "port": 80, "nodePort": 30000}, {"name": "dns", "port": 53, "protocol": "UDP"}],
             "internalTrafficPolicy": "Local",
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn affinity_has_upstreams_default() {
-        let facts = facts(json!({"clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP"})).unwrap();
+        let facts = facts(&json!({"clusterIP": "10.96.0.1", "sessionAffinity": "ClientIP"})).unwrap();
         assert_eq!(facts.affinity, Some(Affinity { seconds: 10_800 }));
     }
 }

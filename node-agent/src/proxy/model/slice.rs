@@ -118,8 +118,8 @@ mod tests {
     use rstest::rstest;
     use serde_json::json;
 
-    fn slice(value: serde_json::Value) -> Option<SliceFacts> {
-        SliceFacts::of(&serde_json::from_value(value).unwrap())
+    fn slice(value: &serde_json::Value) -> Option<SliceFacts> {
+        SliceFacts::of(&serde_json::from_value(value.clone()).unwrap())
     }
 
     #[rstest]
@@ -128,7 +128,7 @@ mod tests {
     #[case::fqdn(json!({SERVICE_LABEL: "s"}), "FQDN")]
     #[case::no_service(json!({}), "IPv4")]
     fn skipped(#[case] labels: serde_json::Value, #[case] family: &str) {
-        assert_eq!(slice(json!({"metadata": {"labels": labels}, "addressType": family, "endpoints": []})), None);
+        assert_eq!(slice(&json!({"metadata": {"labels": labels}, "addressType": family, "endpoints": []})), None);
     }
 
     #[rstest]
@@ -150,7 +150,7 @@ mod tests {
         let endpoints: Vec<_> = ["127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.1", "fd00::1", "10.0.0.1"]
             .map(|address| json!({"addresses": [address]}))
             .into();
-        let facts = slice(json!({"metadata": {"labels": {SERVICE_LABEL: "s"}}, "addressType": "IPv4", "endpoints": endpoints})).unwrap();
+        let facts = slice(&json!({"metadata": {"labels": {SERVICE_LABEL: "s"}}, "addressType": "IPv4", "endpoints": endpoints})).unwrap();
         assert_eq!(facts.endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>(), ["10.0.0.1"]);
     }
 }

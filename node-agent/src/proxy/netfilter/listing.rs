@@ -108,13 +108,13 @@ mod tests {
         json!({"nftables": chains}).to_string().into_bytes()
     }
 
-    fn sources(elements: Value) -> Vec<u8> {
+    fn sources(elements: &Value) -> Vec<u8> {
         json!({"nftables": [{"metainfo": {}}, {"map": {"name": "sources", "elem": elements}}]}).to_string().into_bytes()
     }
 
     #[test]
     fn a_table_of_this_layout_is_inherited() {
-        let sources = sources(json!([["10.0.0.1", {"goto": {"target": "tenant-a"}}]]));
+        let sources = sources(&json!([["10.0.0.1", {"goto": {"target": "tenant-a"}}]]));
         let listing = read(&table(&[LAYOUT, "prerouting", "tenant-a", "learn-a", "pick-2-a", "keep-60-a"]), Some(&sources)).unwrap();
         let Listing::Inherited(installed) = listing else { panic!("{listing:?}") };
         assert_eq!(installed.sources.len(), 1);
@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn anything_else_is_foreign() {
-        let known = sources(json!([["10.0.0.1", {"goto": {"target": "tenant-a"}}]]));
+        let known = sources(&json!([["10.0.0.1", {"goto": {"target": "tenant-a"}}]]));
         assert_eq!(read(&table(&["layout-0", "tenant-a"]), Some(&known)).unwrap(), Listing::Foreign, "another layout");
         assert_eq!(read(&table(&[LAYOUT]), Some(&known)).unwrap(), Listing::Foreign, "a source without its tenant");
         assert_eq!(read(&table(&[LAYOUT, "tenant-a"]), None).unwrap(), Listing::Foreign, "no map of sources");
-        let odd = sources(json!([["10.0.0.1", {"drop": null}]]));
+        let odd = sources(&json!([["10.0.0.1", {"drop": null}]]));
         assert_eq!(read(&table(&[LAYOUT, "tenant-a"]), Some(&odd)).unwrap(), Listing::Foreign, "a verdict of somebody else");
     }
 }

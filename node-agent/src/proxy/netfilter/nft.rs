@@ -37,7 +37,7 @@ impl Nft {
             .spawn()
             .map_err(|source| NetfilterError::Start { program: program(), source })?;
         let stdin = child.stdin.take();
-        let feed = async {
+        let feeding = async {
             if let Some(mut stdin) = stdin {
                 // nft may end before it has read everything; its exit status says why, a broken pipe does not.
                 match stdin.write_all(input.as_bytes()).await {
@@ -47,7 +47,7 @@ impl Nft {
             }
             Ok(())
         };
-        let (fed, output) = tokio::time::timeout(LIMIT, async { tokio::join!(feed, child.wait_with_output()) })
+        let (fed, output) = tokio::time::timeout(LIMIT, async { tokio::join!(feeding, child.wait_with_output()) })
             .await
             .map_err(|_| NetfilterError::Timeout { program: program(), limit: LIMIT })?;
         fed.map_err(|source| NetfilterError::Talk { program: program(), source })?;

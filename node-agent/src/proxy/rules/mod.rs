@@ -8,7 +8,7 @@
 //!   tenant-T: daddr.proto.dport ─ services-T ─▶ pick-N-T | stay-N-T | refuse | drop
 //!             daddr in addresses-T ─▶ refuse          (a Service, but not a port of it)
 //!             daddr in the tenant's ranges ─▶ drop    (no Service; and never a host Service of the same address)
-//!   pick-N-T: dnat to daddr.proto.dport.(random mod N) ─ endpoints-T
+//!   pick-N-T: dnat to daddr.proto.dport.(random mod N) ─ endpoints-N-T
 //!   stay-N-T: dnat to saddr.daddr.proto.dport ─ affinity-T, if there; else pick-N-T
 //! filter prerouting −90: new and dnat: ip saddr ─ learners ─▶ learn-T
 //!   learn-T: original daddr.proto.dport ─ sticky-T ─▶ keep-SECONDS-T: remember the endpoint in affinity-T
@@ -27,6 +27,11 @@ mod names;
 mod plan;
 mod script;
 mod tenant;
+
+#[cfg(test)]
+mod pretend;
+#[cfg(test)]
+mod tests;
 
 pub use names::{Chain, LAYOUT, Map, TABLE, TenantKey};
 pub use plan::{Approach, plan};

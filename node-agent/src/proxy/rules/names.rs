@@ -77,7 +77,8 @@ impl Chain {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Map {
     Services,
-    Endpoints,
+    /// Of Services that have this many. Lives and dies with [`Chain::Pick`] of the same number.
+    Endpoints(u32),
     Sticky,
     /// Filled by the kernel.
     Affinity,
@@ -86,17 +87,26 @@ pub enum Map {
 }
 
 impl Map {
-    pub const ALL: [Self; 5] = [Self::Services, Self::Endpoints, Self::Sticky, Self::Affinity, Self::Addresses];
+    /// Those that every tenant has.
+    pub const FIXED: [Self; 4] = [Self::Services, Self::Sticky, Self::Affinity, Self::Addresses];
+
+    /// All maps of a tenant with these chains.
+    pub fn of_chains<'a>(chains: impl IntoIterator<Item = &'a Chain>) -> impl Iterator<Item = Self> {
+        let endpoints = chains.into_iter().filter_map(|chain| match chain {
+            Chain::Pick(count) => Some(Self::Endpoints(*count)),
+            _ => None,
+        });
+        Self::FIXED.into_iter().chain(endpoints)
+    }
 
     pub fn name(self, tenant: &TenantKey) -> String {
-        let kind = match self {
-            Self::Services => "services",
-            Self::Endpoints => "endpoints",
-            Self::Sticky => "sticky",
-            Self::Affinity => "affinity",
-            Self::Addresses => "addresses",
-        };
-        format!("{kind}-{tenant}")
+        match self {
+            Self::Services => format!("services-{tenant}"),
+            Self::Endpoints(count) => format!("endpoints-{count}-{tenant}"),
+            Self::Sticky => format!("sticky-{tenant}"),
+            Self::Affinity => format!("affinity-{tenant}"),
+            Self::Addresses => format!("addresses-{tenant}"),
+        }
     }
 
     /// nft's word for the object.

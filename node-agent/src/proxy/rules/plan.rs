@@ -3,7 +3,7 @@
 
 use super::names::{Chain, Map, TenantKey};
 use super::script::Script;
-use super::tenant::{Elements, add_maps, fill_chain, needs};
+use super::tenant::{Elements, add_map, fill_chain, needs};
 use super::{Family, Installed, InstalledTenant, Want, WantedTenant, layout};
 use crate::proxy::model::{Frontend, Protocol, ServiceTable};
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,13 +93,10 @@ impl Plan {
 
     fn set_bridges(&mut self, bridges: &BTreeSet<String>) {
         let pair = |name: &String| format!("\"{name}\" . \"{name}\"");
-        let before = match self.after.bridges.take() {
-            Some(before) => before,
-            None => {
-                self.script.object("flush", "set", "bridges", "");
-                BTreeSet::new()
-            }
-        };
+        let before = self.after.bridges.take().unwrap_or_else(|| {
+            self.script.object("flush", "set", "bridges", "");
+            BTreeSet::new()
+        });
         let removed: Vec<_> = before.difference(bridges).map(pair).collect();
         let added: Vec<_> = bridges.difference(&before).map(pair).collect();
         self.script.elements("delete", "bridges", &removed);
@@ -141,7 +138,7 @@ impl Plan {
         for chain in &before.chains {
             self.script.object("flush", "chain", &chain.name(tenant), "");
         }
-        for map in Map::ALL {
+        for map in Map::of_chains(&before.chains) {
             self.script.object("delete", map.word(), &map.name(tenant), "");
         }
         for chain in &before.chains {
@@ -154,19 +151,19 @@ impl Plan {
         let mut next = InstalledTenant { chains: BTreeSet::new(), table: Some(Arc::clone(table)) };
         let old = match before {
             None => {
-                add_maps(&mut self.script, tenant);
+                for map in Map::FIXED {
+                    add_map(&mut self.script, tenant, map);
+                }
                 None
             }
             Some(InstalledTenant { chains, table: None }) => {
-                for chain in &chains {
-                    self.script.object("flush", "chain", &chain.name(tenant), "");
-                }
-                // Who was served by whom stays; see `Proxy` for what is not true any more.
-                for map in Map::ALL.into_iter().filter(|map| *map != Map::Affinity) {
+                // Who was served by whom stays; what of that is not true any more is for the aftermath.
+                for map in Map::of_chains(&chains).filter(|map| *map != Map::Affinity) {
                     self.script.object("flush", map.word(), &map.name(tenant), "");
                 }
-                for chain in &chains {
-                    fill_chain(&mut self.script, tenant, *chain, table);
+                // The other chains depend on nothing but their names.
+                if chains.contains(&Chain::Tenant) {
+                    self.refill(tenant, table);
                 }
                 next.chains = chains;
                 None
@@ -210,10 +207,12 @@ impl Plan {
 
         let new_chains: Vec<Chain> = chains.difference(&next.chains).copied().collect();
         if next.chains.contains(&Chain::Tenant) && old.ranges != new.ranges {
-            self.script.object("flush", "chain", &Chain::Tenant.name(tenant), "");
-            fill_chain(&mut self.script, tenant, Chain::Tenant, new);
+            self.refill(tenant, new);
         }
         for chain in &new_chains {
+            if let Chain::Pick(count) = chain {
+                add_map(&mut self.script, tenant, Map::Endpoints(*count));
+            }
             self.script.object("add", "chain", &chain.name(tenant), "");
         }
         for chain in &new_chains {
@@ -221,22 +220,30 @@ impl Plan {
         }
         next.chains.extend(new_chains);
 
-        for map in Map::ALL {
-            let keys: Vec<String> = of_map(map, &removed, &added).map(|(key, _)| key.clone()).collect();
+        let maps: BTreeSet<Map> = removed.keys().chain(added.keys()).map(|(map, _)| *map).collect();
+        for map in &maps {
+            let keys: Vec<String> = of_map(*map, &removed, &added).map(|(key, _)| key.clone()).collect();
             self.script.elements("delete", &map.name(tenant), &keys);
         }
-        for map in Map::ALL {
-            let elements: Vec<String> = of_map(map, &added, &removed)
+        for map in &maps {
+            let elements: Vec<String> = of_map(*map, &added, &removed)
                 .map(|(key, value)| if value.is_empty() { key.clone() } else { format!("{key} : {value}") })
                 .collect();
             self.script.elements("add", &map.name(tenant), &elements);
         }
     }
+
+    /// The one chain whose rules change: it names the ranges.
+    fn refill(&mut self, tenant: &TenantKey, table: &ServiceTable) {
+        self.script.object("flush", "chain", &Chain::Tenant.name(tenant), "");
+        fill_chain(&mut self.script, tenant, Chain::Tenant, table);
+    }
 }
 
-/// The map's elements that are in `these` and not the same in `those`.
-fn of_map<'a>(map: Map, these: &'a Elements, those: &'a Elements) -> impl Iterator<Item = (&'a String, &'a String)> {
-    these.iter().filter(move |(key, value)| key.0 == map && those.get(*key) != Some(*value)).map(|((_, key), value)| (key, value))
+/// The map's elements that are not the same in `others`.
+fn of_map<'a>(map: Map, elements: &'a Elements, others: &'a Elements) -> impl Iterator<Item = (&'a String, &'a String)> {
+    let of_map = elements.range((map, String::new())..).take_while(move |((this, _), _)| *this == map);
+    of_map.filter(|(key, value)| others.get(*key) != Some(*value)).map(|((_, key), value)| (key, value))
 }
 
 fn changed_frontends<'a>(family: Family, old: &'a ServiceTable, new: &'a ServiceTable) -> impl Iterator<Item = &'a Frontend> {

@@ -10,24 +10,24 @@ use std::collections::{BTreeMap, BTreeSet};
 /// full, nothing when empty. Past it, new clients get any endpoint.
 const AFFINITY_ENTRIES: u32 = 65_536;
 
-/// Makes the maps of a tenant.
-pub fn add_maps(script: &mut Script, tenant: &TenantKey) {
+pub fn add_map(script: &mut Script, tenant: &TenantKey, map: Map) {
     let word = script.family.word();
     let address = script.address_type();
-    for map in Map::ALL {
-        let kind = match map {
-            Map::Services | Map::Sticky => format!("type {address} . inet_proto . inet_service : verdict"),
-            // The count of the modulus does not matter for the type; `typeof` is the only way to say "32-bit number" in a key.
-            Map::Endpoints => format!("typeof {word} daddr . meta l4proto . th dport . numgen random mod 2 : {word} daddr . th dport"),
-            // The map's own timeout is a fallback: each element brings that of its Service.
-            Map::Affinity => format!(
-                "typeof {word} saddr . {word} daddr . meta l4proto . th dport : {word} daddr . th dport; \
-                 flags dynamic,timeout; size {AFFINITY_ENTRIES}; timeout 3h"
-            ),
-            Map::Addresses => format!("type {address}"),
-        };
-        script.object("add", map.word(), &map.name(tenant), &format!(" {{ {kind}; }}"));
-    }
+    let kind = match map {
+        Map::Services | Map::Sticky => format!("type {address} . inet_proto . inet_service : verdict"),
+        Map::Endpoints(1) => format!("type {address} . inet_proto . inet_service : {address} . inet_service"),
+        // `typeof` is the only way to say "32-bit number" in a key; which modulus does not matter. Hazard: nft 1.0.6 cannot
+        // make a rule that looks up such a map ("conflicting protocols") unless it makes the map in the same transaction. So
+        // each has one rule, made with it and never again.
+        Map::Endpoints(_) => format!("typeof {word} daddr . meta l4proto . th dport . numgen random mod 2 : {word} daddr . th dport"),
+        // The map's own timeout is a fallback: each element brings that of its Service.
+        Map::Affinity => format!(
+            "type {address} . {address} . inet_proto . inet_service : {address} . inet_service; \
+             flags dynamic,timeout; size {AFFINITY_ENTRIES}; timeout 3h"
+        ),
+        Map::Addresses => format!("type {address}"),
+    };
+    script.object("add", map.word(), &map.name(tenant), &format!(" {{ {kind}; }}"));
 }
 
 /// The rules of a chain that exists and is empty.
@@ -57,7 +57,8 @@ pub fn fill_chain(script: &mut Script, tenant: &TenantKey, chain: Chain, table: 
             }
         }
         Chain::Pick(count) => {
-            script.rule(&name, &format!("dnat to {frontend} . numgen random mod {count} map @{}", Map::Endpoints.name(tenant)));
+            let index = if count == 1 { String::new() } else { format!(" . numgen random mod {count}") };
+            script.rule(&name, &format!("dnat to {frontend}{index} map @{}", Map::Endpoints(count).name(tenant)));
         }
         Chain::Stay(count) => {
             script.rule(&name, &format!("dnat to {word} saddr . {frontend} map @{}", Map::Affinity.name(tenant)));
@@ -96,10 +97,10 @@ pub fn needs(tenant: &TenantKey, frontend: &Frontend, target: &Target) -> Needs 
         Backend::Reject => "goto refuse".to_owned(),
         Backend::Drop => "drop".to_owned(),
         Backend::Endpoints { endpoints, affinity } => {
-            let mut count = 0u32;
-            for address in endpoints.iter() {
-                needs.elements.insert((Map::Endpoints, format!("{key} . {count}")), endpoint(*address));
-                count += 1;
+            let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+            for (index, address) in endpoints.iter().enumerate() {
+                let key = if count == 1 { key.clone() } else { format!("{key} . {index}") };
+                needs.elements.insert((Map::Endpoints(count), key), endpoint(*address));
             }
             needs.chains.insert(Chain::Pick(count));
             let chain = if let Some(affinity) = affinity {

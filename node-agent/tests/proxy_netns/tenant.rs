@@ -1,0 +1,68 @@
+//! Tenants' objects for the tests: from API objects, so that the whole way to packets is walked.
+
+use nestling_crds::names::{TenantName, TenantUid};
+use nestling_node_agent::proxy::model::{Catalogue, Place, ServiceFacts, ServiceTable, SliceFacts};
+use nestling_node_agent::proxy::rules::TenantKey;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+#[derive(Clone)]
+pub struct Described {
+    service: Value,
+    slice: Value,
+}
+
+/// A Service of one port with these endpoints, on this node.
+pub fn service(address: &str, protocol: &str, port: u16, endpoints: &[&str]) -> Described {
+    let endpoints: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
+    let number = endpoints.first().map_or(port, SocketAddr::port);
+    let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+    let list: Vec<Value> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.port() == number)
+        .map(|endpoint| json!({"addresses": [endpoint.ip().to_string()], "nodeName": "here"}))
+        .collect();
+    Described {
+        service: json!({"spec": {"clusterIP": address, "ports": [{"port": port, "protocol": protocol}]}}),
+        slice: json!({"addressType": family, "ports": [{"port": number, "protocol": protocol}], "endpoints": list}),
+    }
+}
+
+impl Described {
+    pub fn sticky(mut self, seconds: u32) -> Self {
+        self.service["spec"]["sessionAffinity"] = json!("ClientIP");
+        self.service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
+        self
+    }
+
+    pub fn local_only(mut self) -> Self {
+        self.service["spec"]["internalTrafficPolicy"] = json!("Local");
+        self
+    }
+
+    /// The endpoints are on another node.
+    pub fn elsewhere(mut self) -> Self {
+        for endpoint in self.slice["endpoints"].as_array_mut().unwrap() {
+            endpoint["nodeName"] = json!("there");
+        }
+        self
+    }
+}
+
+pub fn table(services: &[Described]) -> Arc<ServiceTable> {
+    let ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
+    let mut catalogue = Catalogue::new(Place { node: "here".into(), zone: None }, ranges);
+    for (index, described) in services.iter().enumerate() {
+        let name = TenantName::new("default", format!("s-{index}"));
+        let mut slice = described.slice.clone();
+        slice["metadata"] = json!({"labels": {"kubernetes.io/service-name": name.name}});
+        catalogue.set_service(name.clone(), ServiceFacts::of(&serde_json::from_value(described.service.clone()).unwrap()));
+        catalogue.set_slice(&name, SliceFacts::of(&serde_json::from_value(slice).unwrap()));
+    }
+    catalogue.changed().unwrap()
+}
+
+pub fn key(name: &str) -> TenantKey {
+    TenantKey::of(&TenantUid::new(name))
+}
