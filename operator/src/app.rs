@@ -70,7 +70,7 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
         lifetime: config.agent_certificate_lifetime,
         stop: shutdown.clone(),
     };
-    let mut control = tokio::spawn(listener.serve(ControlService::new(parts, &metrics), shutdown.clone()));
+    let control = tokio::spawn(listener.serve(ControlService::new(parts, &metrics), shutdown.clone()));
 
     // What the leader does.
     let params = LeaseParams::new(&config.namespace, LEASE, &config.identity, labels::OPERATOR);
@@ -93,29 +93,24 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
         written: Written::default(),
         config,
     });
+    let serve = async { control.await.context("the control API has crashed")?.context("the control API has failed") };
     let lead = async {
         if shutdown.run_until_cancelled(leadership.acquired()).await.is_some() {
             ctx.metrics.leads(true);
             controller::run(ctx.clone(), wake, shutdown.clone()).await;
         }
+        if shutdown.is_cancelled() { Ok(()) } else { bail!("the controller has ended by itself") }
     };
-
     tokio::select! {
-        () = lead => {}
+        ended = async { tokio::try_join!(serve, lead) } => ended.map(drop)?,
         // Whoever cannot renew may still have writes under way: the process ends rather than trust itself.
         error = lease.lost() => bail!(error),
-        ended = &mut control => ended.context("the control API has crashed")??,
     }
-    if !shutdown.is_cancelled() {
-        bail!("the operator has ended by itself");
-    }
+
     // Nothing writes any more, but for the Events of the last reconciles.
     drop(ctx);
     write_events.abort();
     lease.release().await?;
-    if !control.is_finished() {
-        control.await.context("the control API has crashed")??;
-    }
     while watches.join_next().await.is_some() {}
     Ok(())
 }

@@ -99,7 +99,7 @@ mod tests {
         filled(|writers| {
             meta(
                 &mut writers.service_accounts,
-                json!({
+                &json!({
                     "namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1",
                     "labels": {labels::TENANT: "vc-1"},
                     "ownerReferences": [{"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"}],
@@ -107,7 +107,7 @@ mod tests {
             );
             meta(
                 &mut writers.service_accounts,
-                json!({
+                &json!({
                     "namespace": "team", "name": "forged-cloud-controller", "uid": "sa-2", "labels": {labels::TENANT: "vc-1"},
                 }),
             );

@@ -76,7 +76,7 @@ async fn start() -> Api {
         let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"});
         meta(
             &mut writers.service_accounts,
-            json!({"namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]}),
+            &json!({"namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]}),
         );
         cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
     });

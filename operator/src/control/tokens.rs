@@ -87,18 +87,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answer(status: serde_json::Value) -> Option<User> {
+    fn answer(status: &serde_json::Value) -> Option<User> {
         authenticated(serde_json::from_value(json!({"metadata": {}, "spec": {}, "status": status})).unwrap())
     }
 
     #[test]
     fn only_an_authenticated_token_of_our_audience_counts() {
         let user = json!({"username": "system:serviceaccount:ns:sa", "uid": "u", "extra": {NODE_CLAIM: ["n1"]}});
-        let good = answer(json!({"authenticated": true, "audiences": ["nestling-control"], "user": user}));
+        let good = answer(&json!({"authenticated": true, "audiences": ["nestling-control"], "user": user}));
         assert_eq!(good.unwrap(), User { name: "system:serviceaccount:ns:sa".into(), uid: "u".into(), node: Some("n1".into()) });
-        assert_eq!(answer(json!({"authenticated": false, "audiences": ["nestling-control"], "user": user})), None);
-        assert_eq!(answer(json!({"authenticated": true, "user": user})), None);
-        assert_eq!(answer(json!({"authenticated": true, "audiences": ["other"], "user": user})), None);
-        assert_eq!(answer(json!({"error": "expired"})), None);
+        assert_eq!(answer(&json!({"authenticated": false, "audiences": ["nestling-control"], "user": user})), None);
+        assert_eq!(answer(&json!({"authenticated": true, "user": user})), None);
+        assert_eq!(answer(&json!({"authenticated": true, "audiences": ["other"], "user": user})), None);
+        assert_eq!(answer(&json!({"error": "expired"})), None);
     }
 }

@@ -14,10 +14,12 @@ use crate::reconcile::subject::Subject;
 use crate::stores::Stores;
 use futures::future::try_join_all;
 use ipnet::IpNet;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Secret;
-use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt as _};
 use nestling_crds::names::{NodeName, TenantUid};
+use nestling_crds::v1alpha1::Topology;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,6 +47,12 @@ pub enum DereferenceError {
         #[source]
         source: kube::Error,
     },
+    #[error("cannot read StatefulSet {name}")]
+    StatefulSet {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
 }
 
 pub async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
@@ -60,7 +68,7 @@ pub async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereference
         host_ranges: host_ranges(stores),
         taken: taken(stores, &subject.uid),
         host_nodes: stores.nodes.state().iter().map(|node| HostNode::from(&**node)).collect(),
-        pinned_node: pinned_node(stores, namespace, &subject.name),
+        pinned_node: pinned_node(subject, ctx).await?,
         installation: ctx.installation.clone(),
     })
 }
@@ -92,7 +100,18 @@ fn taken(stores: &Stores, uid: &TenantUid) -> Vec<(TenantUid, IpNet)> {
     taken.filter(|(other, _)| other != uid).collect()
 }
 
-fn pinned_node(stores: &Stores, namespace: &str, name: &str) -> Option<NodeName> {
-    let set = stores.stateful_sets.get(&ObjectRef::new(&names::control_plane(name)).within(namespace))?;
-    set.annotations().get(PINNED_NODE).map(NodeName::new)
+/// The choice is made once, so a StatefulSet that the store does not know is asked for: the store may be behind our own
+/// write of a moment ago.
+async fn pinned_node(subject: &Subject, ctx: &Context) -> Result<Option<NodeName>, DereferenceError> {
+    if subject.vc.spec.topology != Topology::SingleNode {
+        return Ok(None);
+    }
+    let name = names::control_plane(&subject.name);
+    let pin = |set: &StatefulSet| set.annotations().get(PINNED_NODE).map(NodeName::new);
+    if let Some(set) = ctx.stores.stateful_sets.get(&ObjectRef::new(&name).within(&subject.namespace)) {
+        return Ok(pin(&set));
+    }
+    let api: Api<StatefulSet> = Api::namespaced(ctx.host.clone(), &subject.namespace);
+    let set = api.get_opt(&name).await.map_err(|source| DereferenceError::StatefulSet { name, source })?;
+    Ok(set.as_ref().and_then(pin))
 }

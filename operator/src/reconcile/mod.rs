@@ -40,7 +40,7 @@ const ON_THE_WAY: Duration = Duration::from_secs(15);
 pub async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let _measure = ctx.metrics.measure();
     let subject = Subject::new(&cluster, &ctx)?;
-    let result = match tokio::time::timeout(LIMIT, turn(&subject, &ctx)).await {
+    let result = match tokio::time::timeout(LIMIT, Box::pin(turn(&subject, &ctx))).await {
         Ok(result) => result,
         Err(_) => Err(Error::Slow(LIMIT)),
     };
@@ -59,7 +59,7 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
         return Ok(Action::await_change());
     }
     cleanup::ensure_finalizer(subject, ctx).await?;
-    match steps(subject, ctx).await {
+    match Box::pin(steps(subject, ctx)).await {
         Ok(progress) => {
             let at_rest = status::write(subject, &Outcome::Built(&progress), ctx).await?;
             progress.inside?;

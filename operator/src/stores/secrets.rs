@@ -31,13 +31,11 @@ impl Secrets {
             return Ok(Some(known.clone()));
         }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-        match api.get_opt(name).await? {
-            Some(secret) => Ok(Some(self.put(key, secret))),
-            None => {
-                self.lock().remove(&key);
-                Ok(None)
-            }
-        }
+        let Some(secret) = api.get_opt(name).await? else {
+            self.lock().remove(&key);
+            return Ok(None);
+        };
+        Ok(Some(self.put(key, secret)))
     }
 
     /// Drops the contents of Secrets that are no more.

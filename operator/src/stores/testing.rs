@@ -24,7 +24,7 @@ where
 }
 
 /// Puts an object of which only metadata is kept.
-pub fn meta<K>(writer: &mut Writer<K>, metadata: Value)
+pub fn meta<K>(writer: &mut Writer<K>, metadata: &Value)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {

@@ -92,3 +92,62 @@ fn show(resource: &ApiResource, object: &DynamicObject) -> String {
         None => format!("{} {name}", resource.kind),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::testing::{api as host, not_found};
+    use crate::tenant::Observation;
+    use crate::tenant::objects::{Settings, stages};
+    use http::Method;
+    use serde_json::Value;
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use tokio::sync::watch;
+
+    const EVERY: Duration = Duration::from_secs(600);
+
+    fn wanted() -> Vec<Vec<TenantObject>> {
+        stages(&Settings {
+            dns_address: "10.96.0.10".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            coredns_image: "coredns:v1".into(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn applied_once_then_looked_at_now_and_then_and_repaired() {
+        let live: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
+        let state = live.clone();
+        let (client, log) = host(move |method, path, body| {
+            let mut live = state.lock().unwrap();
+            if *method == Method::PATCH {
+                live.insert(path.to_owned(), body.clone());
+            }
+            live.get(path).map_or_else(not_found, |object| (200, object.clone()))
+        });
+        let (_observed, observation) = watch::channel(Observation::default());
+        let tenant = Tenant { client, observation, kept: Kept::default() };
+        let writes = |log: Vec<String>| log.into_iter().filter(|line| line.starts_with("PATCH")).collect::<Vec<_>>();
+        let total = wanted().iter().map(Vec::len).sum::<usize>();
+
+        keep(&tenant, wanted(), 1, EVERY).await.unwrap();
+        let first = writes(log.take());
+        assert_eq!(first.len(), total);
+        // Its ServiceAccount must be there before pods of it can be created.
+        assert!(first.last().unwrap().ends_with("/deployments/coredns"), "{first:?}");
+
+        keep(&tenant, wanted(), 1, EVERY).await.unwrap();
+        assert!(log.take().is_empty());
+
+        tokio::time::advance(EVERY).await;
+        live.lock().unwrap().remove("/api/v1/namespaces/kube-system/services/kube-dns");
+        keep(&tenant, wanted(), 1, EVERY).await.unwrap();
+        assert_eq!(writes(log.take()), ["PATCH /api/v1/namespaces/kube-system/services/kube-dns"]);
+
+        // A sign of change is not slept over.
+        keep(&tenant, wanted(), 2, EVERY).await.unwrap();
+        let looked = log.take();
+        assert_eq!((looked.len(), writes(looked).len()), (total, 0));
+    }
+}

@@ -23,10 +23,9 @@ pub fn news(before: &[Condition], after: &[Condition]) -> Vec<News> {
 fn of(condition: &Condition) -> Option<News> {
     let Condition { type_, status, reason, message, .. } = condition;
     match (type_.as_str(), status.as_str()) {
-        (conditions::PROGRESSING, _) | (_, "Unknown") => None,
+        // Ready=False and Progressing say what the condition behind them says.
+        (conditions::PROGRESSING, _) | (_, "Unknown") | (conditions::READY, "False") => None,
         (conditions::VALID | conditions::DEGRADED, _) if !is_trouble(condition) => None,
-        // Says what the condition behind it says.
-        (conditions::READY, "False") => None,
         (conditions::READY, _) => Some(News { is_warning: false, reason: "Ready".into(), note: "the cluster is ready".into() }),
         (_, "True") if !is_trouble(condition) => Some(News { is_warning: false, reason: type_.clone(), note: message.clone() }),
         _ => Some(News { is_warning: is_trouble(condition), reason: reason.clone(), note: format!("{type_}: {message}") }),

@@ -102,7 +102,7 @@ mod tests {
     use rstest::rstest;
     use serde_json::{Value, json};
 
-    fn pod(status: Value) -> Arc<Pod> {
+    fn pod(status: &Value) -> Arc<Pod> {
         Arc::new(serde_json::from_value(json!({"metadata": {"name": "dev-control-plane-0"}, "status": status})).unwrap())
     }
 
@@ -133,7 +133,7 @@ mod tests {
         "WaitingForPod", "pod dev-control-plane-0 is starting: kube-apiserver not ready"
     )]
     fn a_person_reads_why(#[case] status: Value, #[case] reason: &str, #[case] message: &str) {
-        assert_eq!(not_ready(&[pod(status)], None), Verdict::no(reason, message));
+        assert_eq!(not_ready(&[pod(&status)], None), Verdict::no(reason, message));
     }
 
     #[test]

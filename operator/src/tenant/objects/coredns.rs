@@ -14,7 +14,7 @@ const ROLE: &str = "system:coredns";
 pub const SELECTOR: &str = "k8s-app=kube-dns";
 const LABELS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
 
-/// Everything but the Deployment: its pods cannot be created without the ServiceAccount.
+/// Everything but the Deployment: its pods cannot be created without their service account.
 pub fn prerequisites(settings: &Settings) -> Vec<TenantObject> {
     let subject = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
     let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE});

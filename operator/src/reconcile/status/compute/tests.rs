@@ -128,6 +128,9 @@ fn a_new_cluster_says_what_it_waits_for() {
     assert_eq!(status.kubeconfig_ref.unwrap().key, "kubeconfig");
 }
 
+/// Takes something away.
+type Break = fn(&mut Progress);
+
 #[test]
 fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
     let mut progress = running(&json!({}));
@@ -137,7 +140,7 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
     assert_eq!(verdict(&status, "APIServerReady").2, "pod dev-control-plane-0 is starting: kube-apiserver not ready");
 
     let full = running(&json!({}));
-    let breaks: [(&str, fn(&mut Progress)); 5] = [
+    let breaks: [(&str, Break); 5] = [
         ("EtcdReady", |p| p.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
         ("APIServerReady", |p| p.observation.api_answered = false),
         ("ControllersReady", |p| drop(p.pods.pop())),
