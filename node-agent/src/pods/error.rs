@@ -28,3 +28,14 @@ pub enum PodsError {
     #[error("the agent gave up its stores")]
     StoresGone,
 }
+
+/// The error with its causes, for logs and events.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

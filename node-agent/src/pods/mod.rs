@@ -35,7 +35,7 @@ pub mod fixtures;
 #[cfg(test)]
 mod handshake_tests;
 
-pub use error::PodsError;
+pub use error::{PodsError, report};
 
 use crate::tenant::Tenant;
 use crate::volumes::copies::Copies;

@@ -1,9 +1,9 @@
 //! Making the host pod: first all that it mounts, then the pod, so that the host's kubelet finds everything in place.
 
-use super::error::PodsError;
+use super::error::{PodsError, report};
 use super::key::PodKey;
 use super::ownership;
-use super::reconcile::{Reconciler, report};
+use super::reconcile::Reconciler;
 use super::record::Record;
 use super::translate::Refusal;
 use crate::volumes::copies::CopyState;
@@ -49,7 +49,7 @@ impl Reconciler {
         }
         if let Some((source, why)) = states.iter().find_map(|(source, state)| Some((source, unready(state)?))) {
             tracing::debug!(%source, why, "waiting for a copy");
-            if let CopyState::Failed(why) = &states[source] {
+            if let Some(CopyState::Failed(why)) = states.get(source) {
                 self.tell(key, "FailedMount", &self.rewrite(key, None).text(why));
             }
             return Ok(None);

@@ -1,7 +1,7 @@
 //! The workers, and the step from both sides' view of a pod to what is done.
 
 use super::backoff::RetryBackoff;
-use super::error::PodsError;
+use super::error::{PodsError, report};
 use super::events::Events;
 use super::key::PodKey;
 use super::ownership::{self, Owner};
@@ -22,7 +22,7 @@ use kube::runtime::reflector::ObjectRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -47,10 +47,14 @@ pub async fn run(reconciler: Arc<Reconciler>, shutdown: CancellationToken) {
     let mut workers = JoinSet::new();
     loop {
         while workers.len() >= WORKERS {
-            drop(workers.join_next().await);
+            if let Some(outcome) = workers.join_next().await {
+                ended(outcome);
+            }
         }
         let Some(key) = shutdown.run_until_cancelled(reconciler.queue.next()).await else { break };
-        while workers.try_join_next().is_some() {}
+        while let Some(outcome) = workers.try_join_next() {
+            ended(outcome);
+        }
         let reconciler = reconciler.clone();
         let span = tracing::info_span!("pod", namespace = %key.namespace, pod = %key.name, uid = %key.uid);
         workers.spawn(async move { reconciler.work(&key).await }.instrument(span));
@@ -86,6 +90,8 @@ impl Reconciler {
     }
 
     async fn work(&self, key: &PodKey) {
+        // Also when the worker is dropped on the way: the key would never be handed out again.
+        let _done = Done { queue: &self.queue, key };
         match self.reconcile(key).await {
             Ok(next) => {
                 if self.records.get(key).failures > 0 {
@@ -105,7 +111,6 @@ impl Reconciler {
                 self.queue.add_after(key.clone(), delay);
             }
         }
-        self.queue.done(key);
     }
 
     /// One step for one pod. Returns when to look again by itself; events bring it back earlier.
@@ -209,13 +214,20 @@ impl Reconciler {
     }
 }
 
-/// The error with its causes.
-pub fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+fn ended(outcome: Result<(), JoinError>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, "a worker ended unexpectedly");
     }
-    text
+}
+
+/// Gives a key back to the queue.
+struct Done<'a> {
+    queue: &'a Queue<PodKey>,
+    key: &'a PodKey,
+}
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.queue.done(self.key);
+    }
 }

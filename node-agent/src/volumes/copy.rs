@@ -4,6 +4,7 @@
 use super::{Source, SourceKind, VolumesError, render};
 use crate::pods::backoff::RetryBackoff;
 use crate::pods::ownership::Owner;
+use crate::pods::report;
 use crate::tenant::Tenant;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
@@ -122,8 +123,8 @@ impl Copy {
                     }
                     Err(error) => {
                         due = Instant::now() + backoff.delay();
-                        tracing::warn!(source = %self.source, error = %full(&error), "copy not written");
-                        publish(CopyState::Failed(full(&error).into()));
+                        tracing::warn!(source = %self.source, error = %report(&error), "copy not written");
+                        publish(CopyState::Failed(report(&error).into()));
                     }
                 }
             }
@@ -212,15 +213,4 @@ impl Copy {
         self.written = None;
         Ok(())
     }
-}
-
-/// The error with its causes, for people.
-fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
