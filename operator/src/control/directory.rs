@@ -9,6 +9,7 @@ use crate::pki;
 use crate::reconcile::build::members::PINNED_NODE;
 use crate::reconcile::build::names;
 use crate::reconcile::dereference::HostNode;
+use crate::reconcile::error_chain;
 use crate::stores::secrets::Secrets;
 use crate::stores::{Cluster, Stores};
 use ipnet::Ipv4Net;
@@ -31,6 +32,8 @@ pub struct Directory {
     pub nodes: BTreeMap<NodeName, Arc<HostNode>>,
     /// No tenant is missing.
     pub complete: bool,
+    /// Tenants that could not be read anew, and why.
+    pub unreadable: BTreeMap<TenantUid, String>,
 }
 
 /// A tenant with the nodes that serve it.
@@ -82,7 +85,7 @@ pub async fn maintain(
     loop {
         let previous = out.borrow().clone();
         let next = read(&stores, &secrets, &previous).await;
-        let retry = !next.complete;
+        let retry = !next.unreadable.is_empty();
         if next != *previous {
             out.send_replace(Arc::new(next));
         }
@@ -120,8 +123,11 @@ async fn read(stores: &Stores, secrets: &Secrets, previous: &Directory) -> Direc
                 next.tenants.extend(known.map(|known| (uid, known.clone())));
             }
             Err(error) => {
-                let reference = ObjectRef::from_obj(&*cluster);
-                tracing::warn!(cluster = %reference, error = &error as &dyn std::error::Error, "cannot tell agents of a tenant");
+                let why = error_chain(&error);
+                if previous.unreadable.get(&uid) != Some(&why) {
+                    tracing::warn!(cluster = %ObjectRef::from_obj(&*cluster), error = why, "cannot tell agents of a tenant");
+                }
+                next.unreadable.insert(uid.clone(), why);
                 next.complete &= known.is_some();
                 next.tenants.extend(known.map(|known| (uid, known.clone())));
             }

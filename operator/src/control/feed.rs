@@ -104,6 +104,7 @@ mod tests {
             tenants: [tenant("a", "1", all()), tenant("b", "1", gpu), tenant("c", "1", Nodes::Pinned(NodeName::new("n1")))].into(),
             nodes: [node("n1", &[]), node("n2", &[("gpu", "yes")])].into(),
             complete: true,
+            ..Directory::default()
         };
         let mut n1 = TenantFeed::new(NodeName::new("n1"));
         let mut n2 = TenantFeed::new(NodeName::new("n2"));
@@ -121,7 +122,12 @@ mod tests {
 
     #[test]
     fn nobody_is_told_that_all_is_known_when_it_is_not() {
-        let mut directory = Directory { tenants: [tenant("a", "1", all())].into(), nodes: [node("n1", &[])].into(), complete: false };
+        let mut directory = Directory {
+            tenants: [tenant("a", "1", all())].into(),
+            nodes: [node("n1", &[])].into(),
+            complete: false,
+            ..Directory::default()
+        };
         let mut feed = TenantFeed::new(NodeName::new("n1"));
         assert_eq!(short(&feed.update(&directory)), ["+a@1"]);
         directory.complete = true;
@@ -135,7 +141,12 @@ mod tests {
 
     #[test]
     fn a_host_without_provider_ids_has_them_made_up() {
-        let directory = Directory { tenants: [tenant("a", "1", all())].into(), nodes: [node("n1", &[])].into(), complete: true };
+        let directory = Directory {
+            tenants: [tenant("a", "1", all())].into(),
+            nodes: [node("n1", &[])].into(),
+            complete: true,
+            ..Directory::default()
+        };
         let cloud = cloud_nodes(&directory, &TenantUid::new("a")).unwrap();
         assert_eq!(cloud.nodes[0].provider_id, "nestling://n1");
         assert_eq!(cloud_nodes(&directory, &TenantUid::new("gone")), None);

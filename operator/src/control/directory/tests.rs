@@ -82,11 +82,11 @@ async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
     let before = read(&stores, &secrets, &Directory::default()).await;
     *readable.lock().unwrap() = false;
     let after = read(&stores, &secrets, &before).await;
-    assert_eq!(after, before);
+    assert_eq!((after.tenants, after.complete), (before.tenants.clone(), true));
     // Also when its Service is gone for a moment.
     let service: Service = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-apiserver"}})).unwrap();
     writers.services.apply_watcher_event(&Event::Delete(service));
-    assert_eq!(read(&stores, &secrets, &before).await, before);
+    assert_eq!(read(&stores, &secrets, &before).await.tenants, before.tenants);
     // A replica that has just started knows that it does not know.
     let fresh = read(&stores, &secrets, &Directory::default()).await;
     assert!(!fresh.complete && fresh.tenants.is_empty());
