@@ -7,6 +7,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+/// Stands over whatever filter is given: kube's client logs the whole body of an answer that it cannot read, and that body
+/// may be a Secret; and it logs every refused connection, which callers report themselves with what it means.
+const KUBE_CLIENT: &str = "kube_client::client=off";
+
 /// Flags for logs, to be flattened into a program's arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TelemetryArgs {
@@ -50,7 +54,8 @@ impl TelemetryArgs {
     }
 
     fn filter(&self) -> Result<EnvFilter, TelemetryError> {
-        EnvFilter::builder().parse(&self.log_filter).map_err(|source| TelemetryError::Filter { filter: self.log_filter.clone(), source })
+        let filter = format!("{},{KUBE_CLIENT}", self.log_filter);
+        EnvFilter::builder().parse(filter).map_err(|source| TelemetryError::Filter { filter: self.log_filter.clone(), source })
     }
 }
 
@@ -64,7 +69,14 @@ mod tests {
 
     #[test]
     fn directives_are_understood() {
-        assert_eq!(args("info,nestling_operator=debug").filter().unwrap().to_string(), "nestling_operator=debug,info");
+        let filter = args("info,nestling_operator=debug").filter().unwrap().to_string();
+        assert_eq!(filter, "kube_client::client=off,nestling_operator=debug,info");
+    }
+
+    #[test]
+    fn bodies_of_answers_are_never_logged() {
+        let filter = args("trace,kube_client::client=trace").filter().unwrap().to_string();
+        assert!(filter.contains("kube_client::client=off") && !filter.contains("kube_client::client=trace"), "{filter}");
     }
 
     #[test]
