@@ -8,6 +8,7 @@ use nestling_crds::names::TenantUid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 #[derive(Default)]
 pub struct Desired {
@@ -40,6 +41,18 @@ impl Desired {
         self.sources.set(tenant, addresses)
     }
 
+    pub fn announce(&mut self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) -> bool {
+        self.sources.announce(sandbox, tenant, addresses, Instant::now())
+    }
+
+    pub fn retract(&mut self, sandbox: &str) -> bool {
+        self.sources.retract(sandbox)
+    }
+
+    pub fn expire(&mut self, now: Instant) {
+        self.sources.expire(now);
+    }
+
     pub fn remove(&mut self, tenant: &TenantUid) {
         self.tables.remove(tenant);
         self.sources.remove(tenant);
@@ -53,6 +66,11 @@ impl Desired {
             self.remove(&gone);
         }
         self.expected = Some(tenants);
+    }
+
+    /// The operator has said which tenants the node serves.
+    pub fn knows_tenants(&self) -> bool {
+        self.expected.is_some()
     }
 
     /// Every tenant of the node is known, with its Services and pods.

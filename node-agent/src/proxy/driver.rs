@@ -9,6 +9,7 @@ use super::netfilter::{Listing, Netfilter, NetfilterError};
 use super::rules::{Approach, Family, Installed, Want, forget, plan};
 use super::shared::Shared;
 use nestling_runtime::backoff::Steps;
+use nestling_runtime::readiness::Pending;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Changes of Services that come within this time go into one transaction. New pods do not wait.
 const BATCH: Duration = Duration::from_millis(20);
-/// How long the rules of another version of the agent stay while tenants become known, before they are replaced.
+/// How long the rules of another version of the agent stay while what tenants have becomes known, before they are replaced.
 const FOREIGN_HOLD: Duration = Duration::from_secs(10);
 /// How often the table is looked for: a host tool that flushes all rules flushes these too.
 const PRESENCE_CHECK: Duration = Duration::from_secs(60);
@@ -43,7 +44,8 @@ pub struct Driver {
     bridges: BridgeProbe,
     metrics: ProxyMetrics,
     kernel: BTreeMap<Family, Kernel>,
-    started: Instant,
+    /// When another version's table goes; None until the tenants of the node are known.
+    foreign_until: Option<Instant>,
     steps: Steps,
     retry_at: Option<Instant>,
     /// To be swept, not begun.
@@ -68,7 +70,7 @@ impl Driver {
             bridges,
             metrics,
             kernel: BTreeMap::new(),
-            started: Instant::now(),
+            foreign_until: None,
             steps: Steps::new(Duration::from_millis(100), Duration::from_secs(30)),
             retry_at: None,
             sweep: None,
@@ -78,10 +80,14 @@ impl Driver {
     }
 
     /// Ends with `shutdown`, and leaves the rules as they are: connections outlive the agent.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    /// `ready` is dropped when the packet filter has answered.
+    pub async fn run(mut self, mut ready: Option<Pending>, shutdown: CancellationToken) {
         for family in Family::ALL {
             let kernel = self.read(family, 0).await;
             self.kernel.insert(family, kernel);
+        }
+        if !self.is_in_the_dark() {
+            drop(ready.take());
         }
         let mut presence = interval(PRESENCE_CHECK);
         presence.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,11 +107,18 @@ impl Driver {
                 }
             }
             self.round().await;
+            if !self.is_in_the_dark() {
+                drop(ready.take());
+            }
         }
         if self.sweeping.is_some() {
             let swept = finished(&mut self.sweeping).await;
             self.swept(swept);
         }
+    }
+
+    fn is_in_the_dark(&self) -> bool {
+        self.kernel.values().any(|kernel| matches!(kernel, Kernel::Unknown { .. }))
     }
 
     /// Lets more changes come, unless one is urgent.
@@ -201,11 +214,17 @@ impl Driver {
         self.begin_sweep();
     }
 
-    /// A foreign table stays until everything that would replace it is known, or for so long.
+    /// A foreign table stays until everything that would replace it is known, or for so long after the tenants are known.
     fn foreign_may_go(&mut self) -> bool {
         let is_foreign = self.kernel.values().any(|kernel| matches!(kernel, Kernel::Foreign));
-        let deadline = self.started + FOREIGN_HOLD;
-        if !is_foreign || self.shared.is_complete() || Instant::now() >= deadline {
+        if !is_foreign || self.shared.is_complete() {
+            return true;
+        }
+        if !self.shared.knows_tenants() {
+            return false;
+        }
+        let deadline = *self.foreign_until.get_or_insert_with(|| Instant::now() + FOREIGN_HOLD);
+        if Instant::now() >= deadline {
             return true;
         }
         self.retry_at = Some(deadline);
@@ -377,6 +396,7 @@ mod tests {
             conntrack: Arc::new(Untouched),
             bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
             metrics: Metrics::default(),
+            ready: None,
         };
         Proxy::start(config, CancellationToken::new())
     }
@@ -499,5 +519,42 @@ mod tests {
             text.contains("delete element ip nestling sources { 10.0.0.1 }") && text.contains("delete chain ip nestling tenant-a"),
             "{text}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_foreign_table_stays_while_the_operator_is_away() {
+        let fake = Arc::new(Fake::default());
+        fake.inherit(Family::V4, Listing::Foreign);
+        let proxy = start(&fake);
+        proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
+        tokio::time::sleep(3 * FOREIGN_HOLD).await;
+        assert!(fake.applied().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_has_rules_from_its_sandbox_on() {
+        let fake = Arc::new(Fake::default());
+        let proxy = start(&fake);
+        proxy.announce("s", &uid("a"), [pod(1)].into());
+        proxy.settled().await;
+        assert!(fake.applied().is_empty(), "nobody knows the tenant's ranges");
+        proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
+        proxy.settled().await;
+        assert!(fake.applied()[0].contains("add element ip nestling sources { 10.0.0.1 : goto tenant-a }"));
+        proxy.set_sources(&uid("a"), &[pod(1)].into());
+        proxy.settled().await;
+        assert_eq!(fake.applied().len(), 1, "its status changes nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_waits_for_the_packet_filter() {
+        let readiness = nestling_runtime::readiness::Readiness::default();
+        let fake = Arc::new(Fake::default());
+        let config = ProxyConfig { netfilter: Arc::clone(&fake) as Arc<dyn Netfilter>, ..ProxyConfig::kernel(Metrics::default()) };
+        let proxy = Proxy::start(ProxyConfig { ready: Some(readiness.pending("rules")), ..config }, CancellationToken::new());
+        assert!(!readiness.is_ready());
+        proxy.expect(&uid("a"), &[]);
+        proxy.settled().await;
+        assert!(readiness.is_ready());
     }
 }

@@ -4,6 +4,7 @@
 //! tenant::run, one per tenant: Services, EndpointSlices, ServiceCIDRs, this node's zone
 //!    └─ model::Catalogue ─ ServiceTable ─▶ Proxy::set_services ┐
 //! pods::run: addresses of the tenant's pods ─▶ Proxy::set_sources ┤
+//! sandboxes::run: the same, earlier ─────────────▶ Proxy::announce ┤
 //!                                                              ▼
 //!                       shared::Shared (desired state) ─▶ driver::Driver, one per node
 //!                              rules::plan ─ text ─▶ netfilter::Netfilter, then aftermath ─▶ conntrack::Conntrack
@@ -13,6 +14,9 @@
 //! A connection is judged by its source address, so a pod has rules as soon as its address is told. Before its tenant's
 //! Services are known, the tenant's Service ranges are closed to it: it must never reach a *host* Service of the same
 //! address. What a former agent process left stays in force, tenant by tenant, until the tenant is known again.
+//!
+//! Hazard: a pod that may forge its source address (`NET_RAW`) can send packets by another tenant's rules; answers go to the
+//! address's owner. CNI plugins that check sources, or `rp_filter`, prevent it.
 //!
 //! Not served: tenant pods on the host's network (they have the node's own address), and Service types other than
 //! `ClusterIP` beyond the `ClusterIP` that they have too.
@@ -27,6 +31,7 @@ mod metrics;
 pub mod model;
 pub mod netfilter;
 pub mod rules;
+pub mod sandboxes;
 mod shared;
 mod sources;
 pub mod tenant;
@@ -40,6 +45,7 @@ use metrics::ProxyMetrics;
 use model::ServiceTable;
 use nestling_crds::names::TenantUid;
 use nestling_runtime::metrics::Metrics;
+use nestling_runtime::readiness::Pending;
 use netfilter::Netfilter;
 use shared::Shared;
 use std::collections::BTreeSet;
@@ -55,6 +61,8 @@ pub struct ProxyConfig {
     pub conntrack: Arc<dyn Conntrack>,
     pub bridges: BridgeProbe,
     pub metrics: Metrics,
+    /// Dropped when the packet filter has answered for the first time.
+    pub ready: Option<Pending>,
 }
 
 impl ProxyConfig {
@@ -65,6 +73,7 @@ impl ProxyConfig {
             conntrack: Arc::new(conntrack::Netlink),
             bridges: BridgeProbe::default(),
             metrics,
+            ready: None,
         }
     }
 }
@@ -83,7 +92,7 @@ impl Proxy {
         let metrics = ProxyMetrics::register(&config.metrics);
         let driver = Driver::new(Arc::clone(&shared), config.netfilter, config.conntrack, config.bridges, metrics);
         let tasks = TaskTracker::new();
-        tasks.spawn(driver.run(shutdown).instrument(tracing::info_span!("proxy")));
+        tasks.spawn(driver.run(config.ready, shutdown).instrument(tracing::info_span!("proxy")));
         tasks.close();
         Self { shared, tasks }
     }
@@ -105,6 +114,17 @@ impl Proxy {
         self.shared.tell(true, |desired| desired.set_sources(tenant, addresses));
     }
 
+    /// A sandbox of the tenant has come up with these addresses. They count until [`Proxy::set_sources`] has them, or for
+    /// a minute. For a tenant that is not expected they count once it is.
+    pub fn announce(&self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) {
+        self.shared.tell(true, |desired| desired.announce(sandbox, tenant, addresses));
+    }
+
+    /// The sandbox has ended. Addresses that [`Proxy::set_sources`] has named stay until it does not.
+    pub fn retract(&self, sandbox: &str) {
+        self.shared.tell(false, |desired| desired.retract(sandbox));
+    }
+
     /// The tenant is not served any more, and its pods are gone.
     pub fn remove(&self, tenant: &TenantUid) {
         self.shared.tell(false, |desired| {
@@ -122,7 +142,7 @@ impl Proxy {
         });
     }
 
-    /// Waits until everything told so far is in the kernel.
+    /// Waits until everything told so far is in the kernel; for ever once the driver has ended.
     pub async fn settled(&self) {
         self.shared.settled().await;
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub struct Shared {
     state: Mutex<State>,
     notify: Notify,
-    /// The generation whose rules are in the kernel. Closed when the driver has ended.
+    /// The generation whose rules are in the kernel.
     applied: watch::Sender<u64>,
 }
 
@@ -62,6 +62,10 @@ impl Shared {
         self.state().is_urgent
     }
 
+    pub fn knows_tenants(&self) -> bool {
+        self.state().desired.knows_tenants()
+    }
+
     pub fn is_complete(&self) -> bool {
         self.state().desired.is_complete()
     }
@@ -70,6 +74,7 @@ impl Shared {
         let mut state = self.state();
         state.is_urgent = false;
         let told = Told { generation: state.generation, since: state.since.take() };
+        state.desired.expire(Instant::now());
         (told, state.desired.want(installed, bridges))
     }
 
@@ -83,7 +88,7 @@ impl Shared {
         self.applied.send_replace(generation);
     }
 
-    /// Waits until everything told so far is in the kernel.
+    /// Waits until everything told so far is in the kernel; for ever once the driver has ended.
     pub async fn settled(&self) {
         let generation = self.state().generation;
         // The sender lives as long as `self`.

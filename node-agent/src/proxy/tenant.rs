@@ -60,3 +60,125 @@ fn heard<E>(stream: impl Stream<Item = watcher::Result<E>>, what: String) -> imp
         std::future::ready(event)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::conntrack::Untouched;
+    use crate::proxy::netfilter::Fake;
+    use crate::proxy::{BridgeProbe, ProxyConfig};
+    use crate::tenant::{PodStores, TenantSpec};
+    use http::{Request, Response};
+    use kube::client::Body;
+    use kube::runtime::reflector;
+    use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
+    use nestling_runtime::metrics::Metrics;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+    use tower_test::mock::{self, Handle, SendResponse};
+
+    fn tenant(client: &kube::Client) -> Arc<Tenant> {
+        let spec = TenantSpec {
+            uid: TenantUid::new("a"),
+            namespace: "team".into(),
+            name: "a".into(),
+            workload_namespace: WorkloadNamespace::from_made("work"),
+            endpoint: "https://10.0.0.1:6443".into(),
+            ca_bundle: vec![],
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            dns_address: "10.96.0.10".parse().unwrap(),
+            kubernetes_address: "10.96.0.1".parse().unwrap(),
+            cluster_domain: "cluster.local".into(),
+            version: "v1.37.2".into(),
+            capacity: std::collections::BTreeMap::new(),
+            draining: false,
+        };
+        let stores = PodStores { tenant: reflector::store().0, host: reflector::store().0 };
+        let node = NodeName::new("here");
+        Arc::new(Tenant { spec, node, kubelet: client.clone(), proxy: client.clone(), host: client.clone(), stores })
+    }
+
+    fn list(items: &Value) -> Response<Body> {
+        let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});
+        Response::new(Body::from(list.to_string().into_bytes()))
+    }
+
+    /// Answers lists as a tenant with one Service would; one watch adds an endpoint, the others stay open. Requests that the
+    /// tenant's proxy has no business making are a failure.
+    async fn serve(mut apiserver: Handle<Request<Body>, Response<Body>>) {
+        let mut open: Vec<SendResponse<Response<Body>>> = Vec::new();
+        let mut has_added = false;
+        while let Some((request, answer)) = apiserver.next_request().await {
+            let query = request.uri().query().unwrap_or_default();
+            let is_watch = query.contains("watch=true");
+            let is_selected = query.contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name");
+            match request.uri().path() {
+                "/api/v1/services" if !is_watch => {
+                    assert!(is_selected, "{query}");
+                    answer.send_response(list(&json!([{
+                        "metadata": {"namespace": "default", "name": "web"},
+                        "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 80}]}
+                    }])));
+                }
+                "/apis/discovery.k8s.io/v1/endpointslices" if !is_watch => {
+                    assert!(is_selected, "{query}");
+                    answer.send_response(list(&json!([])));
+                }
+                "/apis/discovery.k8s.io/v1/endpointslices" if !has_added => {
+                    has_added = true;
+                    let event = json!({"type": "ADDED", "object": {
+                        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                        "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "2",
+                                     "labels": {"kubernetes.io/service-name": "web"}},
+                        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.0.0.7"]}]
+                    }});
+                    answer.send_response(Response::new(Body::from(format!("{event}\n").into_bytes())));
+                }
+                "/apis/networking.k8s.io/v1/servicecidrs" if !is_watch => {
+                    // An apiserver older than the API.
+                    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
+                    let mut response = Response::new(Body::from(status.to_string().into_bytes()));
+                    *response.status_mut() = http::StatusCode::NOT_FOUND;
+                    answer.send_response(response);
+                }
+                "/api/v1/nodes" if !is_watch => {
+                    assert!(query.contains("metadata.name%3Dhere"), "{query}");
+                    answer.send_response(list(&json!([{"metadata": {"name": "here"}}])));
+                }
+                _ if is_watch => open.push(answer),
+                other => panic!("{other}?{query}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenants_objects_become_rules() {
+        let (service, apiserver) = mock::pair();
+        let apiserver = tokio::spawn(serve(apiserver));
+        let fake = Arc::new(Fake::default());
+        let shutdown = CancellationToken::new();
+        let config = ProxyConfig {
+            netfilter: Arc::clone(&fake) as Arc<dyn crate::proxy::netfilter::Netfilter>,
+            conntrack: Arc::new(Untouched),
+            bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
+            metrics: Metrics::default(),
+            ready: None,
+        };
+        let proxy = Proxy::start(config, shutdown.clone());
+        let tenant = tenant(&kube::Client::new(service, "default"));
+        let running = tokio::spawn(run(tenant, proxy.clone(), shutdown.clone()));
+        let endpoint = "add element ip nestling endpoints-1-a { 10.96.0.5 . tcp . 80 : 10.0.0.7 . 8080 }";
+        let is_there = async {
+            while !fake.applied().concat().contains(endpoint) {
+                assert!(!apiserver.is_finished());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), is_there).await.unwrap();
+        let text = fake.applied().concat();
+        assert!(text.contains("add rule ip nestling tenant-a ip daddr 10.96.0.0/16 drop"), "{text}");
+        shutdown.cancel();
+        running.await.unwrap();
+        proxy.stopped().await;
+    }
+}

@@ -162,6 +162,7 @@ impl Lab {
             conntrack: Arc::new(Netlink),
             bridges: BridgeProbe::default(),
             metrics: Metrics::default(),
+            ready: None,
         };
         let _runtime = self.runtime.enter();
         Agent { lab: self, proxy: Proxy::start(config, shutdown.clone()), shutdown }
