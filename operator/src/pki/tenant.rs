@@ -105,6 +105,7 @@ pub(super) fn etcd_server(cluster: &ValidatedCluster, member: &str) -> LeafSpec 
     let sans = [
         San::Dns("localhost".to_owned()),
         San::Dns(names::member_host(cluster, member)),
+        San::Dns(names::etcd_client_host(cluster)),
         San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         San::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)),
     ];

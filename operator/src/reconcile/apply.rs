@@ -50,7 +50,7 @@ async fn resources(
         workload_network_policy,
         workload_quota,
         service_account,
-        peer_service,
+        etcd_services,
         secrets,
         apiserver_config,
         controllers_config,
@@ -64,13 +64,13 @@ async fn resources(
     let (workload, apiserver_name) = (cluster.workload_namespace.as_str(), names::apiserver(&cluster.name));
 
     // What pods mount and stand on: a kubelet that finds a Secret missing waits for seconds before it looks again.
-    let (workload_namespace, secrets, apiserver_config, controllers_config, service_account, peer_service, network_policies) = tokio::try_join!(
+    let (workload_namespace, secrets, apiserver_config, controllers_config, service_account, etcd_services, network_policies) = tokio::try_join!(
         applier.apply(workload_namespace),
         all_secrets(secrets, applier),
         applier.apply(apiserver_config),
         applier.apply(controllers_config),
         applier.apply(service_account),
-        applier.apply(peer_service),
+        each(etcd_services, applier),
         each(network_policies, applier),
     )?;
 
@@ -94,7 +94,7 @@ async fn resources(
         workload_network_policy,
         workload_quota,
         service_account,
-        peer_service,
+        etcd_services,
         secrets,
         apiserver_config,
         controllers_config,

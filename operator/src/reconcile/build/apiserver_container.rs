@@ -3,7 +3,7 @@
 use super::container::{Http, container, field_env, port, resources};
 use super::flags::{Flags, file};
 use super::mounts::{self, CERTIFICATES, CONFIG, SERVICE_ACCOUNT};
-use super::{apiserver_config, config_hash, hardening, names};
+use super::{apiserver_config, config_hash, etcd_container, hardening, names};
 use crate::pki::{FRONT_PROXY_CLIENT, PkiSecrets, keys};
 use crate::reconcile::validate::ValidatedCluster;
 use k8s_openapi::api::core::v1::{Container, Probe, Secret, Volume};
@@ -16,6 +16,9 @@ pub const PORT: i32 = 6443;
 const SHUTDOWN_DELAY_SECONDS: i64 = 10;
 /// Time to drain after that: the longest request (60 s) and a little.
 const DRAIN_SECONDS: i64 = 65;
+/// How long watches may take to end. Without the flag an apiserver waits for them as long as for the longest request, and a
+/// restart takes a minute instead of seconds; clients of a watch connect again anyway.
+const WATCH_GRACE_SECONDS: i64 = 3;
 
 const CERTS_VOLUME: &str = "apiserver-certs";
 const SERVICE_ACCOUNT_VOLUME: &str = "service-account-keys";
@@ -73,6 +76,7 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
     if files.admission.is_some() {
         flags.set("admission-control-config-file", file(CONFIG, apiserver_config::ADMISSION));
     }
+    flags.set("shutdown-watch-termination-grace-period", format!("{WATCH_GRACE_SECONDS}s"));
     if shutdown_delay(cluster) > 0 {
         flags.set("shutdown-delay-duration", format!("{}s", shutdown_delay(cluster)));
         flags.set("shutdown-send-retry-after", "true");
@@ -80,13 +84,15 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
     flags.with(&cluster.api_server.extra_args)
 }
 
-/// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it.
+/// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it. Apart, one member is reached through its
+/// Service; several must each be named, so that the client can turn from one that is ill to another.
 fn etcd_servers(cluster: &ValidatedCluster) -> String {
+    let url = |host: String| format!("https://{host}:{}", etcd_container::CLIENT_PORT);
     match cluster.topology {
-        Topology::Stacked | Topology::SingleNode => "https://127.0.0.1:2379".to_owned(),
+        Topology::Stacked | Topology::SingleNode => url("127.0.0.1".to_owned()),
+        Topology::External if cluster.members == 1 => url(names::etcd_client_host(cluster)),
         Topology::External => {
-            let urls: Vec<String> =
-                names::members(cluster).iter().map(|member| format!("https://{}:2379", names::member_host(cluster, member))).collect();
+            let urls: Vec<String> = names::members(cluster).iter().map(|member| url(names::member_host(cluster, member))).collect();
             urls.join(",")
         }
     }

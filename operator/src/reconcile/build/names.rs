@@ -20,6 +20,11 @@ pub fn etcd(cluster: &str) -> String {
     format!("{cluster}-etcd")
 }
 
+/// Service in front of etcd, with topology `External`.
+pub fn etcd_client(cluster: &str) -> String {
+    format!("{cluster}-etcd-client")
+}
+
 pub fn controllers(cluster: &str) -> String {
     format!("{cluster}-controllers")
 }
@@ -79,6 +84,11 @@ pub fn members_set(cluster: &ValidatedCluster) -> String {
 pub fn members(cluster: &ValidatedCluster) -> Vec<String> {
     let set = members_set(cluster);
     (0..cluster.members).map(|ordinal| format!("{set}-{ordinal}")).collect()
+}
+
+/// Host name of etcd as a whole, with topology `External`.
+pub fn etcd_client_host(cluster: &ValidatedCluster) -> String {
+    format!("{}.{}.svc", etcd_client(&cluster.name), cluster.namespace)
 }
 
 /// Host name of a member. By name, never by address: addresses change with every restart of a pod.

@@ -34,8 +34,8 @@ pub struct Resources<State> {
     pub workload_quota: Option<ResourceQuota>,
     /// `<vc>-cloud-controller`
     pub service_account: ServiceAccount,
-    /// `<vc>-etcd`, headless.
-    pub peer_service: Service,
+    /// `<vc>-etcd`, headless, and `<vc>-etcd-client` with topology `External`.
+    pub etcd_services: Vec<Service>,
     pub secrets: PkiSecrets,
     /// `<vc>-apiserver-config`: configuration files of kube-apiserver.
     pub apiserver_config: Secret,
@@ -65,7 +65,7 @@ pub(super) fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prep
         workload_network_policy: workload::network_policy::network_policy(cluster),
         workload_quota: workload::quota::quota(cluster),
         service_account: service_account::service_account(cluster),
-        peer_service: service::peers(cluster),
+        etcd_services: service::etcd(cluster),
         secrets: pki.secrets.clone(),
         network_policies: network_policy::network_policies(cluster),
         disruption_budgets: disruption_budget::disruption_budgets(cluster),

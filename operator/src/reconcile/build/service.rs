@@ -1,4 +1,5 @@
-//! The Services: `<vc>-apiserver` in front of the tenant's API, and headless `<vc>-etcd` that gives members their names.
+//! The Services: `<vc>-apiserver` in front of the tenant's API, headless `<vc>-etcd` that gives members their names, and with
+//! topology `External` `<vc>-etcd-client` in front of etcd.
 
 use super::metadata::{self, component, selector};
 use super::{apiserver_container, etcd_container, names};
@@ -38,8 +39,32 @@ pub fn api(cluster: &ValidatedCluster) -> Service {
     }
 }
 
+pub fn etcd(cluster: &ValidatedCluster) -> Vec<Service> {
+    let mut services = vec![peers(cluster)];
+    if cluster.topology == Topology::External {
+        services.push(clients(cluster));
+    }
+    services
+}
+
+/// The name of a Service can be resolved as soon as the Service is there. That of a member only once its pod has an address,
+/// and a resolver that was asked before remembers for half a minute that there was none.
+fn clients(cluster: &ValidatedCluster) -> Service {
+    Service {
+        metadata: metadata::owned(cluster, names::etcd_client(&cluster.name)),
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            selector: Some(selector(cluster, component::ETCD)),
+            ports: Some(vec![service_port("client", etcd_container::CLIENT_PORT, etcd_container::CLIENT_PORT)]),
+            publish_not_ready_addresses: (cluster.members == 1).then_some(true),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}
+
 /// Members must find each other before any of them is ready.
-pub fn peers(cluster: &ValidatedCluster) -> Service {
+fn peers(cluster: &ValidatedCluster) -> Service {
     let component = match cluster.topology {
         Topology::External => component::ETCD,
         Topology::Stacked | Topology::SingleNode => component::CONTROL_PLANE,

@@ -61,7 +61,7 @@ fn values<State>(resources: Resources<State>) -> Vec<Value> {
         workload_network_policy,
         workload_quota,
         service_account,
-        peer_service,
+        etcd_services,
         secrets: PkiSecrets { ca, service_account: sa, apiserver: apiserver_certs, etcd, controllers: controllers_certs, admin_kubeconfig },
         apiserver_config,
         controllers_config,
@@ -75,7 +75,8 @@ fn values<State>(resources: Resources<State>) -> Vec<Value> {
     let mut all = vec![value(&workload_namespace), value(&workload_role_binding)];
     all.extend(workload_network_policy.iter().map(value));
     all.extend(workload_quota.iter().map(value));
-    all.extend([value(&service_account), value(&peer_service)]);
+    all.push(value(&service_account));
+    all.extend(etcd_services.iter().map(value));
     all.extend([ca, sa, apiserver_certs, etcd, controllers_certs, admin_kubeconfig, apiserver_config].iter().map(value));
     all.push(value(&controllers_config));
     all.extend(network_policies.iter().map(value));
