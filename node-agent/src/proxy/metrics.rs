@@ -13,6 +13,7 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+#[derive(Clone)]
 pub struct ProxyMetrics {
     /// By outcome.
     pub transactions: Family<Outcome, Counter>,

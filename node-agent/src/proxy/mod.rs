@@ -34,6 +34,8 @@ pub mod rules;
 pub mod sandboxes;
 mod shared;
 mod sources;
+mod sweeper;
+mod table;
 pub mod tenant;
 
 pub use bridges::BridgeProbe;
@@ -90,7 +92,7 @@ impl Proxy {
     pub fn start(config: ProxyConfig, shutdown: CancellationToken) -> Self {
         let shared = Arc::new(Shared::default());
         let metrics = ProxyMetrics::register(&config.metrics);
-        let driver = Driver::new(Arc::clone(&shared), config.netfilter, config.conntrack, config.bridges, metrics);
+        let driver = Driver::new(Arc::clone(&shared), &config.netfilter, config.conntrack, config.bridges, metrics);
         let tasks = TaskTracker::new();
         tasks.spawn(driver.run(config.ready, shutdown).instrument(tracing::info_span!("proxy")));
         tasks.close();
@@ -151,6 +153,12 @@ impl Proxy {
     pub async fn stopped(&self) {
         self.tasks.wait().await;
     }
+}
+
+/// The error with its causes, in one line.
+fn report(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl crate::pods::SourceSink for Proxy {

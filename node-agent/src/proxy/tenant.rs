@@ -1,7 +1,7 @@
 //! Watches one tenant's Services, `EndpointSlices` and `ServiceCIDRs`, and this node's zone, and keeps the proxy told.
 
-use super::Proxy;
 use super::feed::{Change, Feed};
+use super::{Proxy, report};
 use crate::tenant::Tenant;
 use futures::stream::select_all;
 use futures::{Stream, StreamExt};
@@ -55,9 +55,17 @@ where
 }
 
 fn heard<E>(stream: impl Stream<Item = watcher::Result<E>>, what: String) -> impl Stream<Item = E> {
+    let mut is_failing = false;
     stream.filter_map(move |result| {
-        let event = result.inspect_err(|error| tracing::warn!(%what, %error, "watch failed; trying again")).ok();
-        std::future::ready(event)
+        match &result {
+            Ok(_) => is_failing = false,
+            // Once per outage: retries go on until it ends.
+            Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                tracing::warn!(%what, error = %report(error), "watch failed; the rules stay as they are meanwhile");
+            }
+            Err(_) => {}
+        }
+        std::future::ready(result.ok())
     })
 }
 

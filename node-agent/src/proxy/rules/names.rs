@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub const TABLE: &str = "nestling";
 
 /// The empty chain that says by which layout the table was made. To be counted up with every change of a type or a name.
-pub const LAYOUT: &str = "layout-1";
+pub const LAYOUT: &str = "layout-2";
 
 /// A tenant in names of chains and maps: its UID where nft's lexer takes it, else a hash of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
