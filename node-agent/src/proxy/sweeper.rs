@@ -70,7 +70,7 @@ impl Sweeper {
                 Err(error) => tracing::error!(%error, "a sweep ended badly"),
             }
         }
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 
     /// Waits for the running sweep, if there is one.
