@@ -45,7 +45,9 @@ fn wait_ready(host: &Kubectl) -> Result<()> {
     let path = "{range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{\"\\n\"}{end}";
     while begun.elapsed() < READY {
         let now = host.run(&["get", "virtualcluster", NAME, "-o", &format!("jsonpath={path}")])?;
-        for line in now.lines().filter(|line| !seen.lines().any(|old| old == *line)) {
+        // Ready, Progressing and Degraded repeat what one of the others says.
+        let summary = |line: &str| ["Ready=False", "Progressing=", "Degraded="].iter().any(|start| line.starts_with(start));
+        for line in now.lines().filter(|line| !summary(line) && !seen.lines().any(|old| old == *line)) {
             println!("    {:>5.1} s  {line}", begun.elapsed().as_secs_f64());
         }
         if now.lines().any(|line| line.starts_with("Ready=True")) {
