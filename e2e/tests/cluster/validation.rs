@@ -35,6 +35,7 @@ fn immutable_fields_stay() -> Result<()> {
     for (patch, says) in [
         ("{\"spec\":{\"topology\":\"External\"}}", "topology"),
         ("{\"spec\":{\"network\":{\"clusterDomain\":\"other.local\"}}}", "clusterDomain"),
+        ("{\"spec\":{\"etcd\":{\"storage\":{\"medium\":null}}}}", "storage"),
     ] {
         let refused = ns.output(&["patch", "virtualcluster", "immutable", "--type=merge", "-p", patch])?;
         ensure!(!refused.status.success() && refused.stderr.contains(says), "{patch} was answered: {refused:?}");

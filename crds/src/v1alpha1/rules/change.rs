@@ -35,3 +35,11 @@ pub fn network() -> Vec<Rule> {
         ),
     ]
 }
+
+/// A StatefulSet makes its claims once, from a template that cannot change.
+pub fn storage() -> Vec<Rule> {
+    vec![forbidden(
+        "self == oldSelf",
+        "cannot be changed: resizing and moving etcd's volumes is not supported yet; create a new VirtualCluster",
+    )]
+}

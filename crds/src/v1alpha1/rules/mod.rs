@@ -17,7 +17,7 @@ mod tests;
 
 pub use change::{network, topology};
 pub use flags::{api_server_args, controller_manager_args, scheduler_args};
-pub use form::{cert_sans, cloud_controllers, cluster_domain, controllers, hostname, name_form, name_length, spec, storage};
+pub use form::{cert_sans, cloud_controllers, cluster_domain, controllers, hostname, name_form, name_length, spec};
 pub use later::{authorization, backup, etcd_endpoints, etcd_replicas, expose_type, hibernate, node_ports, replicas, static_pods};
 
 use kube::core::{Reason, Rule};
@@ -25,6 +25,11 @@ use kube::core::{Reason, Rule};
 /// Rules on `spec.version`: its form, and that a change keeps to Kubernetes' skew policy.
 pub fn version() -> Vec<Rule> {
     [form::version(), change::version()].concat()
+}
+
+/// Rules on `spec.etcd.storage`.
+pub fn storage() -> Vec<Rule> {
+    [form::storage(), change::storage()].concat()
 }
 
 /// Rules on `spec.network.serviceCIDR`.

@@ -109,6 +109,8 @@ fn every_managed_flag_is_refused_with_its_own_name(#[case] managed: &[ManagedFla
 #[case(json!({}), json!({"network": {"serviceCIDR": "10.100.0.0/20"}}), "serviceCIDR is immutable")]
 #[case(json!({"network": {"serviceCIDR": "10.100.0.0/20"}}), json!({}), "serviceCIDR is immutable")]
 #[case(json!({}), json!({"network": {"clusterDomain": "other.local"}}), "clusterDomain is immutable")]
+#[case(json!({}), json!({"etcd": {"storage": {"size": "16Gi"}}}), "etcd's volumes")]
+#[case(json!({"etcd": {"storage": {"medium": "Memory"}}}), json!({}), "etcd's volumes")]
 #[case(json!({}), json!({"paused": true, "nodes": {"selector": {"pool": "a"}}, "isolation": {"podSecurity": "privileged"}}), "")]
 fn changes(#[case] from: Value, #[case] to: Value, #[case] message: &str) {
     let refusals = refusals_of_change(&from, &to);
