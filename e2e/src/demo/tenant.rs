@@ -1,9 +1,8 @@
 //! An example tenant and its workload.
 
-use crate::suite::{Kubectl, Paths, eventually, run};
+use crate::suite::{Kubectl, Paths, eventually, tenant_kubectl};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Host namespace of the example.
@@ -22,13 +21,9 @@ pub fn tenant() -> Result<()> {
     print!("{}", host.run(&["apply", "-f", &examples.join("tenant.yaml").to_string_lossy()])?);
     wait_ready(&host.in_namespace(NAMESPACE))?;
 
-    let kubeconfig = folder.join("tenant.kubeconfig");
-    let mut plugin = Command::new(paths.program("kubectl-nestling"));
-    plugin.env("KUBECONFIG", paths.host_kubeconfig()).args(["kubeconfig", NAME, "-n", NAMESPACE, "--output"]).arg(&kubeconfig);
-    run(&mut plugin, None, Duration::from_secs(30))?.ok("kubectl nestling kubeconfig")?;
+    let inside = tenant_kubectl(NAMESPACE, NAME, &folder.join("tenant.kubeconfig"))?;
 
     println!("==> a Deployment of 3 replicas and a Service in the tenant");
-    let inside = Kubectl::new(&kubeconfig);
     eventually("the default service account exists", Duration::from_secs(30), || inside.run(&["get", "serviceaccount", "default"]))?;
     print!("{}", inside.run(&["apply", "-f", &examples.join("workload.yaml").to_string_lossy()])?);
     inside.rolled_out("deployment/web")?;

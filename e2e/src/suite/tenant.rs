@@ -3,11 +3,9 @@
 use super::kubectl::Kubectl;
 use super::namespace::Namespace;
 use super::paths::Paths;
-use super::process::run;
+use super::plugin::tenant_kubectl;
 use anyhow::{Context, Result};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 const READY_SECONDS: u32 = 110;
 
@@ -24,7 +22,7 @@ impl Tenant {
     pub fn create(name: &str, spec: &str) -> Result<Self> {
         let pending = Self::apply(name, spec)?;
         pending.wait_for(&format!("virtualcluster/{name}"), "condition=Ready", READY_SECONDS).with_context(|| explain(&pending, name))?;
-        let kubectl = tenant_kubectl(pending.name(), name)?;
+        let kubectl = tenant_kubectl(pending.name(), name, &Paths::default().tenant_kubeconfig(pending.name(), name))?;
         Ok(Self { name: name.to_owned(), host: pending, kubectl })
     }
 
@@ -75,18 +73,6 @@ pub fn shared() -> Result<&'static Tenant> {
     }
     let tenant = Tenant::create("shared", "{etcd: {storage: {medium: Memory}}}")?;
     Ok(SHARED.get_or_init(|| tenant))
-}
-
-fn tenant_kubectl(namespace: &str, name: &str) -> Result<Kubectl> {
-    let paths = Paths::default();
-    let kubeconfig = paths.tenant_kubeconfig(namespace, name);
-    if let Some(folder) = kubeconfig.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    }
-    let mut plugin = Command::new(paths.program("kubectl-nestling"));
-    plugin.env("KUBECONFIG", paths.host_kubeconfig()).args(["kubeconfig", name, "-n", namespace, "--output"]).arg(&kubeconfig);
-    run(&mut plugin, None, Duration::from_secs(30))?.ok("kubectl nestling kubeconfig")?;
-    Ok(Kubectl::new(&kubeconfig))
 }
 
 /// Everything a person would ask for next.

@@ -1,15 +1,7 @@
 //! `kubectl nestling` as a person uses it.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::{Kubectl, Paths, run, shared};
-use std::process::Command;
-use std::time::Duration;
-
-fn plugin(args: &[&str], kubeconfig: &std::path::Path) -> Result<nestling_e2e::suite::Finished> {
-    let mut command = Command::new(Paths::default().program("kubectl-nestling"));
-    command.env("KUBECONFIG", kubeconfig).args(args);
-    run(&mut command, None, Duration::from_secs(30))
-}
+use nestling_e2e::suite::{Kubectl, Paths, plugin, shared};
 
 #[test]
 #[ignore = "needs a host cluster with Nestling installed"]
