@@ -314,6 +314,65 @@ async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
     world.host.expect_nothing().await;
 }
 
+/// The store may lag behind for a reason that nobody foresees; a pod is failed only when the host has it no more.
+#[tokio::test]
+async fn a_host_pod_that_the_store_lacks_and_the_host_has_disrupts_nothing() {
+    let mut world = World::new();
+    world.show_tenant(&world.tenant_pod(json!({}), running()));
+    let reconcile = world.reconcile();
+    let read = world.host.expect(Method::GET, &world.host_path()).await;
+    read.answer(&world.host_pod(json!({}), running()));
+    assert!(reconcile.await.unwrap().unwrap().is_some(), "looked at again");
+    world.tenant.expect_nothing().await;
+}
+
+/// A worker looks at a pod at any moment of an event's way into record and store, whether it is a single event or a list.
+#[tokio::test]
+async fn a_host_pod_that_appears_is_never_taken_for_removed() {
+    use super::plan::Plan;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    const PODS: usize = 2000;
+    let mut world = World::new();
+    let uid = |index: usize| format!("pod-{index}");
+    let keys: Vec<PodKey> = (0..PODS).map(|index| PodKey { uid: uid(index), name: uid(index), ..fixtures::key() }).collect();
+    for key in &keys {
+        let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
+        (pod["metadata"]["name"], pod["metadata"]["uid"]) = (json!(key.name), json!(key.uid));
+        world.show_tenant(&pod);
+    }
+    let hosts: Vec<Pod> = keys.iter().map(|key| Pod { metadata: world.reconciler.owner().pod_metadata(key), ..Pod::default() }).collect();
+    let (current, stop, looked) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
+    let reconciler = world.reconciler.clone();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::SeqCst) {
+                        let key = &keys[current.load(Ordering::SeqCst)];
+                        let plan = reconciler.view(key).unwrap().plan;
+                        looked.fetch_add(1, Ordering::Relaxed);
+                        assert!(matches!(plan, Plan::Realize | Plan::Mirror), "{key}: {plan:?}");
+                    }
+                })
+            })
+            .collect();
+        for (index, host) in hosts.iter().enumerate() {
+            current.store(index, Ordering::SeqCst);
+            std::thread::yield_now();
+            if index % 100 == 99 {
+                world.host_event(watcher::Event::Init);
+                hosts[..=index].iter().for_each(|host| world.host_event(watcher::Event::InitApply(host.clone())));
+                world.host_event(watcher::Event::InitDone);
+            } else {
+                world.host_event(watcher::Event::Apply(host.clone()));
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+    assert!(looked.load(Ordering::Relaxed) > PODS, "the workers looked while pods appeared");
+}
+
 #[tokio::test]
 async fn a_pod_removed_by_force_is_killed() {
     let mut world = World::new();

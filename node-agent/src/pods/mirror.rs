@@ -38,9 +38,13 @@ impl Reconciler {
         }
     }
 
-    /// The host pod vanished under a pod that was to run.
+    /// The host pod vanished under a pod that was to run. Failing a pod cannot be undone, so unless its removal was seen as it
+    /// happened the host is asked once more.
     pub async fn disrupt(&self, key: &PodKey, tenant: &Pod, record: &Record) -> Result<Option<Duration>, PodsError> {
         let last = record.last.as_deref();
+        if last.is_none() && self.read_host_pod(key).await?.is_some() {
+            return Ok(Some(Duration::from_millis(500)));
+        }
         let desired = status::disrupted(tenant, last, &self.rewrite(key, last), now());
         tracing::info!("the host removed the pod");
         self.post(key, tenant, &desired).await?;

@@ -42,6 +42,14 @@ pub struct Reconciler {
     pub left: Inventory,
 }
 
+/// One pod as both sides show it, and its next step.
+pub struct View {
+    pub record: Record,
+    pub tenant: Option<Arc<Pod>>,
+    pub host: Option<Arc<Pod>>,
+    pub plan: Plan,
+}
+
 /// Works through the queue until `shutdown`.
 pub async fn run(reconciler: Arc<Reconciler>, shutdown: CancellationToken) {
     let mut workers = JoinSet::new();
@@ -115,11 +123,7 @@ impl Reconciler {
 
     /// One step for one pod. Returns when to look again by itself; events bring it back earlier.
     pub async fn reconcile(&self, key: &PodKey) -> Result<Option<Duration>, PodsError> {
-        let record = self.records.get(key);
-        let tenant = self.tenant_pod(key, &record);
-        let host = self.host_pod(key)?;
-        let started = tenant.as_ref().and_then(|pod| pod.status.as_ref()).is_some_and(|status| status.start_time.is_some());
-        let plan = plan(tenant.as_deref(), host.as_deref(), record.departed.as_deref(), record.known(started));
+        let View { record, tenant, host, plan } = self.view(key)?;
         tracing::debug!(?plan, "reconciling");
         match (plan, tenant, host) {
             (Plan::Realize, Some(tenant), _) => self.realize(key, &tenant).await,
@@ -138,6 +142,17 @@ impl Reconciler {
             // Waiting for a watch event; the other combinations cannot come of `plan`.
             _ => Ok(None),
         }
+    }
+
+    /// What is known of a pod now, and what follows from it. The record is read before the stores: see
+    /// [`super::watch::Watches::take_host_event`].
+    pub fn view(&self, key: &PodKey) -> Result<View, PodsError> {
+        let record = self.records.get(key);
+        let tenant = self.tenant_pod(key, &record);
+        let host = self.host_pod(key)?;
+        let started = tenant.as_ref().and_then(|pod| pod.status.as_ref()).is_some_and(|status| status.start_time.is_some());
+        let plan = plan(tenant.as_deref(), host.as_deref(), record.departed.as_deref(), record.known(started));
+        Ok(View { record, tenant, host, plan })
     }
 
     /// The tenant pod as newest known: the watch may not have shown our own last write yet, and working from what it

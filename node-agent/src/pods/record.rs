@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub struct Record {
     /// The host pod as the API answered its creation, until the watch shows it.
     pub made: Option<(Arc<Pod>, Instant)>,
-    /// The watch has shown a host pod.
+    /// The store of host pods has had one. Set after the store took it, never before: see `Watches::take_host_event`.
     pub seen: bool,
     /// The host pod as it was when its removal was seen.
     pub last: Option<Arc<Pod>>,

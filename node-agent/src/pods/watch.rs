@@ -84,18 +84,49 @@ impl Watches {
     }
 
     /// `told`: the addresses that the proxy was last told.
+    ///
+    /// A worker reads the record of a pod first and the store next, at any moment in between these lines, and takes a host
+    /// pod for removed when the record has `seen` one that the store has not. So the record follows the store when a pod
+    /// appears, and precedes it when a pod goes.
     pub fn take_host_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>, told: &mut Option<BTreeSet<IpAddr>>) {
         let event = event.modify(trim);
         let mut keys = self.host_keys(&event);
+        if let Event::Delete(pod) = &event {
+            self.host_pod_removed(pod);
+        }
         writer.apply_watcher_event(&event);
-        if matches!(event, Event::InitDone) {
-            keys.extend(self.all());
+        match &event {
+            Event::Apply(pod) => self.host_pod_shown(pod),
+            // The pods of a list are in the store only now.
+            Event::InitDone => {
+                self.tenant.stores.host.state().iter().for_each(|pod| self.host_pod_shown(pod));
+                keys.extend(self.all());
+            }
+            Event::Delete(_) | Event::Init | Event::InitApply(_) => {}
         }
         if !matches!(event, Event::Init | Event::InitApply(_)) {
             self.tell_sources(told);
         }
         for key in keys {
             self.queue.add(key);
+        }
+    }
+
+    fn host_pod_shown(&self, pod: &Pod) {
+        if let Some(key) = PodKey::of_host(pod) {
+            self.records.update(&key, |record| {
+                record.made = None;
+                record.seen = true;
+            });
+        }
+    }
+
+    fn host_pod_removed(&self, pod: &Pod) {
+        if let Some(key) = PodKey::of_host(pod) {
+            self.records.update(&key, |record| {
+                record.made = None;
+                record.last = Some(Arc::new(pod.clone()));
+            });
         }
     }
 
@@ -127,28 +158,9 @@ impl Watches {
 
     fn host_keys(&self, event: &Event<Pod>) -> Vec<PodKey> {
         match event {
-            Event::Apply(pod) | Event::InitApply(pod) => {
-                let key = PodKey::of_host(pod);
-                if let Some(key) = &key {
-                    self.records.update(key, |record| {
-                        record.made = None;
-                        record.seen = true;
-                    });
-                }
-                key.into_iter().collect()
-            }
-            Event::Delete(pod) => {
-                let key = PodKey::of_host(pod);
-                if let Some(key) = &key {
-                    self.records.update(key, |record| {
-                        record.made = None;
-                        record.last = Some(Arc::new(pod.clone()));
-                    });
-                }
-                key.into_iter().collect()
-            }
+            Event::Apply(pod) | Event::Delete(pod) => PodKey::of_host(pod).into_iter().collect(),
             Event::InitDone => self.all(),
-            Event::Init => Vec::new(),
+            Event::Init | Event::InitApply(_) => Vec::new(),
         }
     }
 
