@@ -1,12 +1,10 @@
 //! A tenant, a node and a pod for tests, and apiservers that are scripted. The names on both sides differ everywhere, so a
 //! mixed-up name shows.
 
-use super::StoreWriters;
 use super::key::PodKey;
-use crate::tenant::{PodStores, Tenant, TenantSpec};
+use crate::tenant::{PodStores, StoreWriters, Tenant, TenantSpec};
 use http::{Method, Request, Response};
 use kube::client::Body;
-use kube::runtime::reflector;
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -45,11 +43,9 @@ pub fn key() -> PodKey {
 
 /// A tenant with empty stores.
 pub fn tenant(kubelet: kube::Client, host: kube::Client) -> (Arc<Tenant>, StoreWriters) {
-    let (tenant_store, tenant_writer) = reflector::store();
-    let (host_store, host_writer) = reflector::store();
-    let stores = PodStores { tenant: tenant_store, host: host_store };
+    let (stores, writers) = PodStores::new();
     let tenant = Tenant { spec: tenant_spec(), node: node(), proxy: kubelet.clone(), kubelet, host, stores };
-    (Arc::new(tenant), StoreWriters { tenant: tenant_writer, host: host_writer })
+    (Arc::new(tenant), writers)
 }
 
 /// An apiserver that does what it is told.

@@ -7,6 +7,8 @@ use crate::volumes::Source;
 use crate::volumes::inventory::Inventory;
 use fixtures::Server;
 use http::Method;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -50,12 +52,8 @@ impl World {
     }
 
     fn watches(&self) -> Watches {
-        struct Ignore;
-        impl SourceSink for Ignore {
-            fn set_sources(&self, _: &TenantUid, _: BTreeSet<IpAddr>) {}
-        }
         let Reconciler { tenant, queue, records, .. } = &*self.reconciler;
-        Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), sources: Arc::new(Ignore) }
+        Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), on_addresses: Box::new(|_| ()) }
     }
 
     fn show_tenant(&mut self, pod: &Value) {

@@ -37,15 +37,12 @@ mod handshake_tests;
 
 pub use error::{PodsError, report};
 
-use crate::tenant::Tenant;
+use crate::tenant::{StoreWriters, Tenant};
 use crate::volumes::copies::Copies;
 use crate::volumes::inventory;
 use backoff::RetryBackoff;
 use events::{Events, Mirror};
-use k8s_openapi::api::core::v1::Pod;
 use key::PodKey;
-use kube::runtime::reflector::store::Writer;
-use nestling_crds::names::TenantUid;
 use queue::Queue;
 use reconcile::Reconciler;
 use record::Records;
@@ -58,34 +55,23 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use watch::Watches;
 
-/// The writing ends of a tenant's [`crate::tenant::PodStores`].
-pub struct StoreWriters {
-    pub tenant: Writer<Pod>,
-    pub host: Writer<Pod>,
-}
-
-/// Takes the addresses of a tenant's pods on this node: traffic from them is the tenant's.
-pub trait SourceSink: Send + Sync {
-    /// `ips` is the full set. Called from a watch, so it must not block.
-    fn set_sources(&self, tenant: &TenantUid, ips: BTreeSet<IpAddr>);
-}
-
 /// Runs the pods of one tenant on this node until `shutdown`. API failures are retried for ever; pods keep running when
-/// this ends.
+/// this ends. `on_addresses` is called with the addresses of all pods of the tenant on this node whenever they have changed:
+/// traffic from them is the tenant's. It is called from a watch, so it must not block.
 pub async fn run(
     tenant: Arc<Tenant>,
     writers: StoreWriters,
-    sources: Arc<dyn SourceSink>,
+    on_addresses: impl Fn(&BTreeSet<IpAddr>) + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), PodsError> {
     let span = tracing::info_span!("pods", tenant = %tenant.spec.uid, cluster = %format!("{}/{}", tenant.spec.namespace, tenant.spec.name));
-    run_all(tenant, writers, sources, shutdown).instrument(span).await
+    run_all(tenant, writers, Box::new(on_addresses), shutdown).instrument(span).await
 }
 
 async fn run_all(
     tenant: Arc<Tenant>,
     writers: StoreWriters,
-    sources: Arc<dyn SourceSink>,
+    on_addresses: Box<dyn Fn(&BTreeSet<IpAddr>) + Send + Sync>,
     shutdown: CancellationToken,
 ) -> Result<(), PodsError> {
     // A failure on the way ends everything that was started.
@@ -98,7 +84,7 @@ async fn run_all(
     let events = Arc::new(Events::start(&tenant.kubelet, &tenant.node, &tasks, &shutdown));
     let copies = Copies::new(tenant.clone(), queue.clone(), shutdown.clone());
 
-    let watches = Arc::new(Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), sources });
+    let watches = Arc::new(Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), on_addresses });
     let StoreWriters { tenant: tenant_writer, host: host_writer } = writers;
     let (watch, stop) = (watches.clone(), shutdown.clone());
     tasks.spawn(async move { watch.tenant_pods(tenant_writer, stop).await }.in_current_span());

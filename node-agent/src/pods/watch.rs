@@ -1,7 +1,6 @@
 //! The watches that drive everything: the tenant's pods on this node and the host pods that realize them. Each event goes
 //! into the store, then its pod into the queue; nothing is batched or delayed.
 
-use super::SourceSink;
 use super::backoff::RetryBackoff;
 use super::key::PodKey;
 use super::ownership;
@@ -52,7 +51,7 @@ pub struct Watches {
     pub tenant: Arc<Tenant>,
     pub queue: Arc<Queue<PodKey>>,
     pub records: Arc<Records>,
-    pub sources: Arc<dyn SourceSink>,
+    pub on_addresses: Box<dyn Fn(&BTreeSet<IpAddr>) + Send + Sync>,
 }
 
 impl Watches {
@@ -183,7 +182,7 @@ impl Watches {
     fn tell_sources(&self, told: &mut Option<BTreeSet<IpAddr>>) {
         let now: BTreeSet<IpAddr> = self.tenant.stores.host.state().iter().flat_map(|pod| addresses(pod)).collect();
         if told.as_ref() != Some(&now) {
-            self.sources.set_sources(&self.tenant.spec.uid, now.clone());
+            (self.on_addresses)(&now);
             *told = Some(now);
         }
     }

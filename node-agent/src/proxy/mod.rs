@@ -160,9 +160,3 @@ fn report(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
-
-impl crate::pods::SourceSink for Proxy {
-    fn set_sources(&self, tenant: &TenantUid, ips: BTreeSet<IpAddr>) {
-        Self::set_sources(self, tenant, &ips);
-    }
-}

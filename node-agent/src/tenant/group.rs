@@ -6,13 +6,14 @@ use super::{PodStores, Tenant, TenantSpec, Tenants};
 use crate::control::Operator;
 use crate::control::identity::{self, Issued, Purpose};
 use crate::node::{self, HostNode};
-use crate::pods::{self, StoreWriters};
+use crate::pods;
 use crate::proxy::{self, Proxy};
 use kube::Client;
-use kube::runtime::reflector;
 use nestling_crds::names::NodeName;
 use nestling_runtime::backoff::Steps;
 use nestling_runtime::tls::{Certificate, CertificateError};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -111,22 +112,21 @@ async fn serve(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connection
 }
 
 async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
-    let (tenant_pods, tenant_writer) = reflector::store();
-    let (host_pods, host_writer) = reflector::store();
-    let writers = StoreWriters { tenant: tenant_writer, host: host_writer };
+    let (stores, writers) = PodStores::new();
     let tenant = Arc::new(Tenant {
         spec: spec.clone(),
         node: shared.node.clone(),
         kubelet: connections.kubelet.client(),
         proxy: connections.proxy.client(),
         host: shared.host.clone(),
-        stores: PodStores { tenant: tenant_pods, host: host_pods },
+        stores,
     });
     shared.tenants.insert(tenant.clone());
     let mut parts: JoinSet<&'static str> = JoinSet::new();
-    let sources = Arc::new(shared.proxy.clone());
+    let (proxy, uid) = (shared.proxy.clone(), spec.uid.clone());
+    let on_addresses = move |addresses: &BTreeSet<IpAddr>| proxy.set_sources(&uid, addresses);
     parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), shared.proxy.clone(), stop.clone())).in_current_span());
-    parts.spawn(part("pods", pods::run(tenant.clone(), writers, sources, stop.clone())).in_current_span());
+    parts.spawn(part("pods", pods::run(tenant.clone(), writers, on_addresses, stop.clone())).in_current_span());
     parts.spawn(part("node", node::run(tenant.clone(), shared.host_node.clone(), stop.clone())).in_current_span());
     match parts.join_next().await {
         Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),

@@ -10,7 +10,7 @@ pub mod supervisor;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{self, Store, store::Writer};
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -61,6 +61,21 @@ pub struct PodStores {
     pub tenant: Store<Pod>,
     /// Host pods in the workload namespace labelled with this tenant and node.
     pub host: Store<Pod>,
+}
+
+/// The writing ends of [`PodStores`].
+pub struct StoreWriters {
+    pub tenant: Writer<Pod>,
+    pub host: Writer<Pod>,
+}
+
+impl PodStores {
+    /// Empty stores, to be filled once.
+    pub fn new() -> (Self, StoreWriters) {
+        let (tenant, tenant_writer) = reflector::store();
+        let (host, host_writer) = reflector::store();
+        (Self { tenant, host }, StoreWriters { tenant: tenant_writer, host: host_writer })
+    }
 }
 
 /// The tenants that this node serves now, by UID.
