@@ -1,7 +1,7 @@
 //! Wiring: what the agent is started with, and which part gets what.
 
 use crate::control::{InstallationCas, Operator, identity, tenants};
-use crate::cri::{CriClient, DEFAULT_SOCKETS, find_socket};
+use crate::cri::{Cri, CriClient, DEFAULT_SOCKETS, find_socket};
 use crate::node::HostNode;
 use crate::proxy::{Proxy, ProxyConfig, sandboxes};
 use crate::server::{self, ClientCas, Limits, POD_LOGS, Server, ServerConfig};
@@ -16,7 +16,7 @@ use nestling_runtime::readiness::Pending;
 use nestling_runtime::telemetry::TelemetryArgs;
 use nestling_runtime::tls::Certificate;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -75,11 +75,12 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
     let tenants = Tenants::default();
     let socket = find_socket(&args.cri_socket)?;
     tracing::info!(socket = %socket.display(), "found the container runtime");
+    let cri: Arc<dyn Cri> = Arc::new(CriClient::new(&socket)?);
     let shared = Arc::new(Shared { node, host, host_node, operator: operator.clone(), tenants, proxy: proxy.clone() });
 
     let serving = Arc::new(Certificate::default());
     let client_cas = ClientCas::default();
-    let kubelet = bind(&args, &socket, &shared, &serving, &client_cas).await?;
+    let kubelet = bind(&args, &cri, &shared, &serving, &client_cas).await?;
     process.metrics.register("kubelet", |registry| kubelet.register_metrics(registry));
     let certified = process.readiness.pending("serving certificate");
     let synced = process.readiness.pending("tenants from the operator");
@@ -91,32 +92,30 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
         until(&shutdown, keep_serving_certificate(&operator, &serving, certified)),
         until(&shutdown, keep_client_cas(&operator, &client_cas)),
         kubelet.serve(shutdown.clone()),
-        announce_sandboxes(&socket, &shared, &shutdown),
+        sandboxes::run(cri, shared.tenants.clone(), proxy.clone(), shutdown.clone()),
         supervisor::run(shared.clone(), changes, shutdown.clone()),
     );
     proxy.stopped().await;
     Ok(())
 }
 
-async fn bind(args: &Args, socket: &Path, shared: &Shared, serving: &Arc<Certificate>, client_cas: &ClientCas) -> anyhow::Result<Server> {
+async fn bind(
+    args: &Args,
+    cri: &Arc<dyn Cri>,
+    shared: &Shared,
+    serving: &Arc<Certificate>,
+    client_cas: &ClientCas,
+) -> anyhow::Result<Server> {
     let config = ServerConfig {
         addr: args.kubelet_address,
         serving: serving.clone(),
         client_cas: client_cas.clone(),
         tenants: shared.tenants.clone(),
-        cri: Arc::new(CriClient::new(socket)?),
+        cri: Arc::clone(cri),
         log_roots: args.log_root.clone(),
         limits: Limits::default(),
     };
     Ok(Server::bind(config).await?)
-}
-
-/// Without it a pod's rules come with its status, about a second late; that is no reason for the agent to end.
-async fn announce_sandboxes(socket: &Path, shared: &Shared, shutdown: &CancellationToken) {
-    let (tenants, proxy) = (shared.tenants.clone(), shared.proxy.clone());
-    if let Err(error) = sandboxes::run(socket, tenants, proxy, shutdown.clone()).await {
-        tracing::error!(error = &error as &dyn std::error::Error, "new pods get their rules late");
-    }
 }
 
 async fn until(shutdown: &CancellationToken, task: impl Future<Output = ()>) {

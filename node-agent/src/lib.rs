@@ -12,5 +12,6 @@ pub mod node;
 pub mod pods;
 pub mod proxy;
 pub mod server;
+pub mod services;
 pub mod tenant;
 pub mod volumes;

@@ -1,9 +1,10 @@
 //! The container runtime over its unix socket.
 
-use super::v1::image_service_client::ImageServiceClient;
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::{Cri, CriError, v1};
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +24,6 @@ const COMMAND_LIMIT: Duration = Duration::from_hours(4);
 #[derive(Clone)]
 pub struct CriClient {
     runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
 }
 
 impl CriClient {
@@ -32,11 +32,7 @@ impl CriClient {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
             .map_err(|source| CriError::Endpoint { path: socket.to_path_buf(), source })?
             .connect_timeout(Duration::from_secs(3));
-        let channel = endpoint.connect_lazy();
-        Ok(Self {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
-        })
+        Ok(Self { runtime: RuntimeServiceClient::new(endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE) })
     }
 }
 
@@ -61,21 +57,6 @@ async fn answer<T>(
 
 #[async_trait]
 impl Cri for CriClient {
-    async fn version(&self) -> Result<v1::VersionResponse, CriError> {
-        let message = v1::VersionRequest { version: "v1".into() };
-        answer("Version", READ_LIMIT, self.runtime.clone().version(request(message, READ_LIMIT))).await
-    }
-
-    async fn status(&self) -> Result<v1::StatusResponse, CriError> {
-        let message = v1::StatusRequest { verbose: false };
-        answer("Status", READ_LIMIT, self.runtime.clone().status(request(message, READ_LIMIT))).await
-    }
-
-    async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse, CriError> {
-        let message = v1::RuntimeConfigRequest {};
-        answer("RuntimeConfig", READ_LIMIT, self.runtime.clone().runtime_config(request(message, READ_LIMIT))).await
-    }
-
     async fn pod_sandboxes(&self, filter: v1::PodSandboxFilter) -> Result<Vec<v1::PodSandbox>, CriError> {
         let message = v1::ListPodSandboxRequest { filter: Some(filter) };
         let list = answer("ListPodSandbox", READ_LIMIT, self.runtime.clone().list_pod_sandbox(request(message, READ_LIMIT))).await?;
@@ -125,13 +106,10 @@ impl Cri for CriClient {
         Ok(answer(call, WORK_LIMIT, self.runtime.clone().list_pod_sandbox_stats(request(message, WORK_LIMIT))).await?.stats)
     }
 
-    async fn images(&self) -> Result<Vec<v1::Image>, CriError> {
-        let message = v1::ListImagesRequest { filter: None };
-        Ok(answer("ListImages", READ_LIMIT, self.images.clone().list_images(request(message, READ_LIMIT))).await?.images)
-    }
-
-    async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse, CriError> {
-        let message = v1::ImageFsInfoRequest {};
-        answer("ImageFsInfo", READ_LIMIT, self.images.clone().image_fs_info(request(message, READ_LIMIT))).await
+    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError> {
+        let failed = |status| CriError::Call { call: "GetContainerEvents", source: Box::new(status) };
+        // Without a deadline: the stream is as long as the runtime runs, and carries nothing while nothing happens.
+        let events = self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await.map_err(failed)?.into_inner();
+        Ok(events.map(move |event| event.map_err(failed)).boxed())
     }
 }

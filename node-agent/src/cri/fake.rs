@@ -1,39 +1,57 @@
-//! A container runtime in memory: sandboxes, containers and stats that a test puts in, streaming URLs it chooses.
+//! A container runtime in memory: sandboxes, containers, stats and events that a test puts in, streaming URLs it chooses.
+//! [`serve`] puts it behind a real socket.
 
+use super::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use super::{Cri, CriError, v1};
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use std::collections::HashMap;
-use std::sync::Mutex;
-use tonic::Status;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{UnboundedReceiverStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
 
 /// What the fake holds; a test fills it in.
 #[derive(Clone, Default)]
-pub struct State {
-    pub sandboxes: Vec<v1::PodSandbox>,
-    pub containers: Vec<v1::Container>,
-    pub statuses: HashMap<String, v1::ContainerStatus>,
-    pub stats: Vec<v1::PodSandboxStats>,
+pub(crate) struct State {
+    pub(crate) sandboxes: Vec<v1::PodSandbox>,
+    pub(crate) containers: Vec<v1::Container>,
+    pub(crate) statuses: HashMap<String, v1::ContainerStatus>,
+    pub(crate) stats: Vec<v1::PodSandboxStats>,
     /// Where `exec`, `attach` and `port_forward` point.
-    pub streaming_url: String,
-    pub exec_sync: v1::ExecSyncResponse,
+    pub(crate) streaming_url: String,
+    pub(crate) exec_sync: v1::ExecSyncResponse,
     /// Requests that changed nothing but were made, for tests to look at.
-    pub execs: Vec<v1::ExecRequest>,
-    pub exec_syncs: Vec<v1::ExecSyncRequest>,
-    pub attaches: Vec<v1::AttachRequest>,
-    pub port_forwards: Vec<v1::PortForwardRequest>,
-    /// When set, every call fails with it.
-    pub down: bool,
+    pub(crate) execs: Vec<v1::ExecRequest>,
+    pub(crate) exec_syncs: Vec<v1::ExecSyncRequest>,
+    pub(crate) attaches: Vec<v1::AttachRequest>,
+    pub(crate) port_forwards: Vec<v1::PortForwardRequest>,
+    /// Streams of events that are open.
+    pub(crate) event_streams: Vec<mpsc::UnboundedSender<v1::ContainerEventResponse>>,
+    /// Every call fails.
+    pub(crate) down: bool,
 }
 
 #[derive(Default)]
-pub struct FakeCri {
+pub(crate) struct FakeCri {
     state: Mutex<State>,
 }
 
 impl FakeCri {
     /// Reads or changes what the runtime holds.
-    pub fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap())
+    }
+
+    /// Sends an event to all open streams.
+    pub(crate) fn emit(&self, event: &v1::ContainerEventResponse) {
+        self.with(|state| state.event_streams.retain(|stream| stream.send(event.clone()).is_ok()));
     }
 
     fn call<T>(&self, call: &'static str, f: impl FnOnce(&mut State) -> Result<T, Status>) -> Result<T, CriError> {
@@ -52,28 +70,6 @@ fn existing(state: &State, id: &str) -> Result<(), Status> {
 
 #[async_trait]
 impl Cri for FakeCri {
-    async fn version(&self) -> Result<v1::VersionResponse, CriError> {
-        self.call("Version", |_| {
-            Ok(v1::VersionResponse {
-                version: "0.1.0".into(),
-                runtime_name: "fake".into(),
-                runtime_version: "1.0.0".into(),
-                runtime_api_version: "v1".into(),
-            })
-        })
-    }
-
-    async fn status(&self) -> Result<v1::StatusResponse, CriError> {
-        let conditions = ["RuntimeReady", "NetworkReady"]
-            .map(|name| v1::RuntimeCondition { r#type: name.into(), status: true, ..Default::default() })
-            .to_vec();
-        self.call("Status", |_| Ok(v1::StatusResponse { status: Some(v1::RuntimeStatus { conditions }), ..Default::default() }))
-    }
-
-    async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse, CriError> {
-        self.call("RuntimeConfig", |_| Ok(v1::RuntimeConfigResponse { linux: Some(v1::LinuxRuntimeConfiguration { cgroup_driver: 1 }) }))
-    }
-
     async fn pod_sandboxes(&self, filter: v1::PodSandboxFilter) -> Result<Vec<v1::PodSandbox>, CriError> {
         self.call("ListPodSandbox", |state| {
             Ok(state
@@ -156,12 +152,84 @@ impl Cri for FakeCri {
         })
     }
 
-    async fn images(&self) -> Result<Vec<v1::Image>, CriError> {
-        self.call("ListImages", |_| Ok(vec![v1::Image { id: "sha256:0".into(), repo_tags: vec!["pause:1".into()], ..Default::default() }]))
+    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError> {
+        let events = self.call("GetContainerEvents", |state| {
+            let (sender, events) = mpsc::unbounded_channel();
+            state.event_streams.push(sender);
+            Ok(events)
+        })?;
+        Ok(UnboundedReceiverStream::new(events).map(Ok).boxed())
+    }
+}
+
+/// The fake behind gRPC, for tests of the real client. Calls that [`Cri`] does not have answer `Unimplemented`.
+struct Service(Arc<FakeCri>);
+
+/// Serves `fake` on a unix socket until `shutdown`; its connections end with it.
+pub(crate) fn serve(socket: &Path, fake: Arc<FakeCri>, shutdown: CancellationToken) -> JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let server = Server::builder().add_service(RuntimeServiceServer::new(Service(fake)));
+    tokio::spawn(async move {
+        server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), shutdown.cancelled_owned()).await.unwrap();
+    })
+}
+
+fn reply<T>(answer: Result<T, CriError>) -> Result<Response<T>, Status> {
+    answer.map(Response::new).map_err(|error| match error {
+        CriError::Call { source, .. } => *source,
+        other => Status::internal(other.to_string()),
+    })
+}
+
+#[async_trait]
+impl RuntimeService for Service {
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        let items = self.0.pod_sandboxes(request.into_inner().filter.unwrap_or_default()).await;
+        reply(items.map(|items| v1::ListPodSandboxResponse { items }))
     }
 
-    async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse, CriError> {
-        let usage = v1::FilesystemUsage { used_bytes: Some(v1::UInt64Value { value: 1 }), ..Default::default() };
-        self.call("ImageFsInfo", |_| Ok(v1::ImageFsInfoResponse { image_filesystems: vec![usage], container_filesystems: vec![] }))
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Result<Response<v1::ListContainersResponse>, Status> {
+        let containers = self.0.containers(request.into_inner().filter.unwrap_or_default()).await;
+        reply(containers.map(|containers| v1::ListContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+        let status = self.0.container_status(&request.into_inner().container_id).await;
+        reply(status.map(|status| v1::ContainerStatusResponse { status: Some(status), ..Default::default() }))
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Result<Response<v1::ExecSyncResponse>, Status> {
+        reply(self.0.exec_sync(request.into_inner()).await)
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
+        reply(self.0.exec(request.into_inner()).await.map(|url| v1::ExecResponse { url }))
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
+        reply(self.0.attach(request.into_inner()).await.map(|url| v1::AttachResponse { url }))
+    }
+
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Result<Response<v1::PortForwardResponse>, Status> {
+        reply(self.0.port_forward(request.into_inner()).await.map(|url| v1::PortForwardResponse { url }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
+        let stats = self.0.pod_sandbox_stats(request.into_inner().filter.unwrap_or_default()).await;
+        reply(stats.map(|stats| v1::ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _request: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>>, Status> {
+        let events = self.0.container_events().await;
+        reply(events.map(|events| events.map(|event| event.map_err(|error| Status::internal(error.to_string()))).boxed()))
     }
 }

@@ -1,25 +1,25 @@
 //! The container runtime of this node, through the container runtime interface (CRI, `runtime.v1`).
 //!
-//! [`Cri`] is the seam: what the kubelet API ([`crate::server`]) and the node's status need of a runtime, and nothing
-//! that changes a container, because the host's kubelet owns them all. [`CriClient`] speaks it over the runtime's unix
-//! socket, which [`find_socket`] finds; tests use a fake that passes the same contract.
+//! [`Cri`] is the seam: what the kubelet API and the proxy need of a runtime, and nothing that changes a container,
+//! because the host's kubelet owns them all. [`CriClient`] speaks it over the runtime's unix socket, which
+//! [`find_socket`] finds; tests use a fake that passes the same contract.
 
 mod client;
-mod error;
 mod socket;
 
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
-pub mod fake;
-#[cfg(test)]
-mod fake_socket;
+pub(crate) mod fake;
 
 pub use client::CriClient;
-pub use error::CriError;
 pub use socket::{DEFAULT_SOCKETS, find_socket};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::{Code, Status};
 
 /// Generated messages and clients.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
@@ -35,18 +35,10 @@ pub mod labels {
     pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }
 
-/// What Nestling asks of a container runtime. Every call has a deadline and may be repeated, save `exec_sync`.
+/// What Nestling asks of a container runtime. Every call but `container_events` has a deadline, and every call but
+/// `exec_sync` may be repeated.
 #[async_trait]
 pub trait Cri: Send + Sync {
-    /// Name and version of the runtime.
-    async fn version(&self) -> Result<v1::VersionResponse, CriError>;
-
-    /// The runtime's conditions (`RuntimeReady`, `NetworkReady`), handlers and features.
-    async fn status(&self) -> Result<v1::StatusResponse, CriError>;
-
-    /// How the runtime wants to be used (cgroup driver). Old runtimes answer `Unimplemented`.
-    async fn runtime_config(&self) -> Result<v1::RuntimeConfigResponse, CriError>;
-
     /// Sandboxes that match, in no order.
     async fn pod_sandboxes(&self, filter: v1::PodSandboxFilter) -> Result<Vec<v1::PodSandbox>, CriError>;
 
@@ -72,9 +64,58 @@ pub trait Cri: Send + Sync {
     /// Use of processor, memory and network of the sandboxes that match, with their containers.
     async fn pod_sandbox_stats(&self, filter: v1::PodSandboxStatsFilter) -> Result<Vec<v1::PodSandboxStats>, CriError>;
 
-    /// Images present on the node.
-    async fn images(&self) -> Result<Vec<v1::Image>, CriError>;
+    /// Events of all sandboxes and containers from now on, until the runtime ends or closes the stream. CRI-O without
+    /// `enable_pod_events` answers `Unimplemented` or `FailedPrecondition`.
+    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError>;
+}
 
-    /// File systems that hold images and writable layers.
-    async fn image_fs_info(&self) -> Result<v1::ImageFsInfoResponse, CriError>;
+#[derive(Debug, thiserror::Error)]
+pub enum CriError {
+    /// None of the paths is a socket.
+    #[error("no container runtime socket among {}", list(.candidates))]
+    NoSocket { candidates: Vec<PathBuf> },
+
+    /// The path cannot be part of a URI.
+    #[error("container runtime socket {} cannot be used", .path.display())]
+    Endpoint {
+        path: PathBuf,
+        #[source]
+        source: tonic::transport::Error,
+    },
+
+    /// The runtime answered with an error, or could not be reached (`Unavailable`).
+    #[error("container runtime call {call} failed")]
+    Call {
+        call: &'static str,
+        #[source]
+        source: Box<Status>,
+    },
+
+    /// The runtime did not answer in time.
+    #[error("container runtime call {call} did not answer within {} s", .limit.as_secs())]
+    Deadline { call: &'static str, limit: Duration },
+
+    /// The runtime answered without the part that was asked for.
+    #[error("container runtime call {call} answered without {missing}")]
+    Incomplete { call: &'static str, missing: &'static str },
+}
+
+impl CriError {
+    /// The gRPC code that a kubelet would see.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Call { source, .. } => source.code(),
+            Self::Deadline { .. } => Code::DeadlineExceeded,
+            Self::NoSocket { .. } | Self::Endpoint { .. } => Code::Unavailable,
+            Self::Incomplete { .. } => Code::Internal,
+        }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Code::NotFound
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }

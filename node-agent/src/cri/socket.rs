@@ -15,7 +15,7 @@ pub fn find_socket<P: AsRef<Path>>(candidates: &[P]) -> Result<PathBuf, CriError
         .map(AsRef::as_ref)
         .find(|path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket()))
         .map(Path::to_path_buf)
-        .ok_or_else(|| CriError::NoSocket { looked_at: candidates.iter().map(|path| path.as_ref().to_path_buf()).collect() })
+        .ok_or_else(|| CriError::NoSocket { candidates: candidates.iter().map(|path| path.as_ref().to_path_buf()).collect() })
 }
 
 #[cfg(test)]
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_the_first_socket_and_says_where_it_looked() {
+    fn finds_the_first_socket_and_names_what_it_tried() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         let socket = dir.path().join("socket");

@@ -1,118 +1,104 @@
-//! Tells the proxy the address of a new pod as soon as its sandbox is up.
+//! Adds the address of a new pod to the proxy as soon as the container runtime reports its sandbox.
 //!
 //! The host pod's status names the address about a second after the containers were started, and until then the pod's
-//! packets to its tenant's Services would go where the host's rules send them: into nothing, or to a host Service of the same
-//! address. The container runtime tells it before the first container is made. The status stays what counts in the end;
-//! a runtime that does not tell (CRI-O without `enable_pod_events`) only brings back that second.
+//! packets to its tenant's Services would follow the host's rules: to nowhere, or to a host Service of the same address.
+//! The container runtime reports the sandbox before the first container is created. The status stays authoritative; a
+//! runtime that sends no events (CRI-O without `enable_pod_events`) only brings back that second.
 
 use super::Proxy;
-use crate::cri::v1::runtime_service_client::RuntimeServiceClient;
-use crate::cri::v1::{ContainerEventResponse, ContainerEventType, GetEventsRequest, PodSandboxState, PodSandboxStatus};
+use crate::cri::v1::{ContainerEventResponse, ContainerEventType, PodSandboxState, PodSandboxStatus};
+use crate::cri::{Cri, CriError};
 use crate::tenant::Tenants;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 use nestling_crds::labels;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
 use nestling_runtime::backoff::Steps;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::Code;
 
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxesError {
-    #[error("the container runtime's socket {socket} cannot be an address")]
-    Endpoint {
-        socket: String,
-        #[source]
-        source: tonic::transport::Error,
-    },
+/// Follows the runtime's events until `shutdown`, through its restarts.
+pub async fn run(cri: Arc<dyn Cri>, tenants: Tenants, proxy: Proxy, shutdown: CancellationToken) {
+    shutdown.run_until_cancelled(follow(&*cri, &tenants, &proxy)).await;
 }
 
-/// Follows the runtime behind `socket` until `shutdown`, through restarts of it.
-pub async fn run(socket: &Path, tenants: Tenants, proxy: Proxy, shutdown: CancellationToken) -> Result<(), SandboxesError> {
-    let uri = format!("unix://{}", socket.display());
-    let endpoint =
-        Endpoint::from_shared(uri).map_err(|source| SandboxesError::Endpoint { socket: socket.display().to_string(), source })?;
-    let client = RuntimeServiceClient::new(endpoint.connect_timeout(Duration::from_secs(3)).connect_lazy());
-    shutdown.run_until_cancelled(follow(client, &tenants, &proxy)).await;
-    Ok(())
-}
-
-async fn follow(mut client: RuntimeServiceClient<Channel>, tenants: &Tenants, proxy: &Proxy) {
+async fn follow(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy) {
     let mut steps = Steps::new(RETRY, RETRY_AT_MOST);
-    let mut has_complained = false;
+    let mut is_failing = false;
     loop {
-        // Without a deadline: the stream is as long as the runtime runs, and says nothing while nothing happens.
-        let ended = match client.get_container_events(GetEventsRequest {}).await {
-            Ok(events) => {
-                steps.succeeded();
-                has_complained = false;
-                tell(events.into_inner(), tenants, proxy).await
-            }
-            Err(status) => Some(status),
-        };
-        if let Some(status) = ended.filter(|_| !std::mem::replace(&mut has_complained, true)) {
-            let is_unable = matches!(status.code(), Code::Unimplemented | Code::FailedPrecondition);
-            tracing::warn!(%status, is_unable, "the container runtime does not tell of new sandboxes; their addresses are learned later");
+        let mut has_begun = false;
+        let result = forward(cri, tenants, proxy, &mut has_begun).await;
+        if has_begun {
+            steps.succeeded();
+            is_failing = false;
+        }
+        // One warning per outage.
+        if let Err(error) = result
+            && !std::mem::replace(&mut is_failing, true)
+        {
+            let unsupported = matches!(error.code(), Code::Unimplemented | Code::FailedPrecondition);
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                unsupported,
+                "container runtime sends no sandbox events; new pods get their rules with their status, retrying"
+            );
         }
         tokio::time::sleep(steps.failed()).await;
     }
 }
 
-/// Until the stream ends; with the reason, if there was one.
-async fn tell(
-    mut events: impl Stream<Item = Result<ContainerEventResponse, Status>> + Unpin,
-    tenants: &Tenants,
-    proxy: &Proxy,
-) -> Option<Status> {
+/// Forwards events until the stream ends. `has_begun` is set once the runtime has accepted the call.
+async fn forward(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy, has_begun: &mut bool) -> Result<(), CriError> {
+    let mut events = cri.container_events().await?;
+    *has_begun = true;
+    let workload_namespace = |tenant: &TenantUid| tenants.get(tenant).map(|tenant| tenant.spec.workload_namespace.clone());
     while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(status) => return Some(status),
-        };
-        let workload_namespace = |tenant: &TenantUid| tenants.get(tenant).map(|tenant| tenant.spec.workload_namespace.clone());
-        match news(event, workload_namespace) {
-            Some(News::Up { sandbox, tenant, addresses }) => {
-                tracing::debug!(%tenant, %sandbox, ?addresses, "a sandbox is up");
+        match SandboxEvent::of(event?, workload_namespace) {
+            Some(SandboxEvent::Up { sandbox, tenant, addresses }) => {
+                tracing::debug!(%tenant, %sandbox, ?addresses, "sandbox is up");
                 proxy.announce(&sandbox, &tenant, addresses);
             }
-            Some(News::Down { sandbox }) => proxy.retract(&sandbox),
+            Some(SandboxEvent::Down { sandbox }) => proxy.retract(&sandbox),
             None => {}
         }
     }
-    None
+    Ok(())
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum News {
+enum SandboxEvent {
     Up { sandbox: String, tenant: TenantUid, addresses: BTreeSet<IpAddr> },
     Down { sandbox: String },
 }
 
-/// None for events of containers, and of sandboxes that are no tenant's. The label alone proves nothing: control planes carry
-/// it, and anybody's pod may. Only the agent makes pods in a workload namespace.
-fn news(event: ContainerEventResponse, workload_namespace: impl Fn(&TenantUid) -> Option<WorkloadNamespace>) -> Option<News> {
-    let kind = event.container_event_type();
-    let sandbox = event.pod_sandbox_status?;
-    if sandbox.id != event.container_id {
-        return None;
-    }
-    match kind {
-        ContainerEventType::ContainerCreatedEvent | ContainerEventType::ContainerStartedEvent => {
-            let tenant = TenantUid::new(sandbox.labels.get(labels::TENANT)?.clone());
-            let namespace = workload_namespace(&tenant)?;
-            let addresses = addresses(&sandbox);
-            let is_its = sandbox.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace.as_str());
-            let is_up = sandbox.state() == PodSandboxState::SandboxReady && !addresses.is_empty();
-            (is_its && is_up).then_some(News::Up { sandbox: sandbox.id, tenant, addresses })
+impl SandboxEvent {
+    /// None for events of containers, and of sandboxes that are no tenant's. The label alone proves nothing: control
+    /// planes have it, and so may any pod. Only the agent creates pods in a workload namespace.
+    fn of(event: ContainerEventResponse, workload_namespace: impl Fn(&TenantUid) -> Option<WorkloadNamespace>) -> Option<Self> {
+        let kind = event.container_event_type();
+        let sandbox = event.pod_sandbox_status?;
+        if sandbox.id != event.container_id {
+            return None;
         }
-        ContainerEventType::ContainerStoppedEvent | ContainerEventType::ContainerDeletedEvent => Some(News::Down { sandbox: sandbox.id }),
+        match kind {
+            ContainerEventType::ContainerCreatedEvent | ContainerEventType::ContainerStartedEvent => {
+                let tenant = TenantUid::new(sandbox.labels.get(labels::TENANT)?.clone());
+                let namespace = workload_namespace(&tenant)?;
+                let addresses = addresses(&sandbox);
+                let is_its = sandbox.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace.as_str());
+                let is_up = sandbox.state() == PodSandboxState::SandboxReady && !addresses.is_empty();
+                (is_its && is_up).then_some(Self::Up { sandbox: sandbox.id, tenant, addresses })
+            }
+            ContainerEventType::ContainerStoppedEvent | ContainerEventType::ContainerDeletedEvent => {
+                Some(Self::Down { sandbox: sandbox.id })
+            }
+        }
     }
 }
 
@@ -145,8 +131,8 @@ mod tests {
         }
     }
 
-    fn told(event: ContainerEventResponse) -> Option<News> {
-        news(event, |tenant| (tenant.as_str() == "uid").then(|| WorkloadNamespace::from_made("work")))
+    fn read(event: ContainerEventResponse) -> Option<SandboxEvent> {
+        SandboxEvent::of(event, |tenant| (tenant.as_str() == "uid").then(|| WorkloadNamespace::from_made("work")))
     }
 
     fn with(change: impl FnOnce(&mut ContainerEventResponse, &mut PodSandboxStatus)) -> ContainerEventResponse {
@@ -158,22 +144,22 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_that_comes_up_is_told_with_all_its_addresses() {
+    fn a_sandbox_that_comes_up_is_announced_with_all_its_addresses() {
         let addresses = ["10.0.0.1", "fd00::1"].map(|address| address.parse().unwrap()).into();
-        let up = News::Up { sandbox: "sandbox".into(), tenant: TenantUid::new("uid"), addresses };
-        assert_eq!(told(event(ContainerEventType::ContainerCreatedEvent)), Some(up));
-        assert_eq!(told(event(ContainerEventType::ContainerStoppedEvent)), Some(News::Down { sandbox: "sandbox".into() }));
+        let up = SandboxEvent::Up { sandbox: "sandbox".into(), tenant: TenantUid::new("uid"), addresses };
+        assert_eq!(read(event(ContainerEventType::ContainerCreatedEvent)), Some(up));
+        assert_eq!(read(event(ContainerEventType::ContainerStoppedEvent)), Some(SandboxEvent::Down { sandbox: "sandbox".into() }));
     }
 
     #[rstest]
     #[case::a_container(with(|event, _| event.container_id = "other".into()))]
-    #[case::no_tenants(with(|_, sandbox| sandbox.labels.clear()))]
+    #[case::without_tenant(with(|_, sandbox| sandbox.labels.clear()))]
     #[case::an_unknown_tenants(with(|_, sandbox| drop(sandbox.labels.insert(labels::TENANT.into(), "other".into()))))]
     #[case::a_control_plane(with(|_, sandbox| sandbox.metadata.as_mut().unwrap().namespace = "team-a".into()))]
     #[case::on_the_hosts_network(with(|_, sandbox| sandbox.network = None))]
     #[case::ended_already(with(|_, sandbox| sandbox.set_state(PodSandboxState::SandboxNotready)))]
     #[case::without_a_status(ContainerEventResponse { container_id: "sandbox".into(), ..ContainerEventResponse::default() })]
-    fn others_are_nobodys_business(#[case] event: ContainerEventResponse) {
-        assert_eq!(told(event), None);
+    fn others_are_ignored(#[case] event: ContainerEventResponse) {
+        assert_eq!(read(event), None);
     }
 }
