@@ -4,9 +4,9 @@ use crate::control::{InstallationCas, Operator, identity, tenants};
 use crate::cri::{Cri, CriClient, DEFAULT_SOCKETS, find_socket};
 use crate::node::HostNode;
 use crate::proxy::{Proxy, ProxyConfig, sandboxes};
-use crate::server::{self, ClientCas, Limits, POD_LOGS, Server, ServerConfig};
-use crate::tenant::group::Shared;
-use crate::tenant::{Tenants, supervisor};
+use crate::server::{ClientCas, Limits, POD_LOGS, Server, ServerConfig};
+use crate::supervise::{self, AgentParts};
+use crate::tenant::{KUBELET_PORT, Tenants};
 use anyhow::Context as _;
 use identity::Purpose;
 use nestling_crds::names::NodeName;
@@ -51,7 +51,7 @@ pub struct Args {
     pub admin_address: SocketAddr,
 
     /// Where the kubelet API of all tenants is served.
-    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], server::PORT)))]
+    #[arg(long, default_value_t = SocketAddr::from(([0, 0, 0, 0], KUBELET_PORT)))]
     pub kubelet_address: SocketAddr,
 
     /// Sockets of the container runtime to look for; the first one that exists is used.
@@ -76,11 +76,11 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
     let socket = find_socket(&args.cri_socket)?;
     tracing::info!(socket = %socket.display(), "found the container runtime");
     let cri: Arc<dyn Cri> = Arc::new(CriClient::new(&socket)?);
-    let shared = Arc::new(Shared { node, host, host_node, operator: operator.clone(), tenants, proxy: proxy.clone() });
+    let parts = Arc::new(AgentParts { node, host, host_node, operator: operator.clone(), tenants, proxy: proxy.clone() });
 
     let serving = Arc::new(Certificate::default());
     let client_cas = ClientCas::default();
-    let kubelet = bind(&args, &cri, &shared, &serving, &client_cas).await?;
+    let kubelet = bind(&args, &cri, &parts, &serving, &client_cas).await?;
     process.metrics.register("kubelet", |registry| kubelet.register_metrics(registry));
     let certified = process.readiness.pending("serving certificate");
     let synced = process.readiness.pending("tenants from the operator");
@@ -92,8 +92,8 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
         until(&shutdown, keep_serving_certificate(&operator, &serving, certified)),
         until(&shutdown, keep_client_cas(&operator, &client_cas)),
         kubelet.serve(shutdown.clone()),
-        sandboxes::run(cri, shared.tenants.clone(), proxy.clone(), shutdown.clone()),
-        supervisor::run(shared.clone(), changes, shutdown.clone()),
+        sandboxes::run(cri, parts.tenants.clone(), proxy.clone(), shutdown.clone()),
+        supervise::run(parts.clone(), changes, shutdown.clone()),
     );
     proxy.stopped().await;
     Ok(())
@@ -102,7 +102,7 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
 async fn bind(
     args: &Args,
     cri: &Arc<dyn Cri>,
-    shared: &Shared,
+    parts: &AgentParts,
     serving: &Arc<Certificate>,
     client_cas: &ClientCas,
 ) -> anyhow::Result<Server> {
@@ -110,7 +110,7 @@ async fn bind(
         addr: args.kubelet_address,
         serving: serving.clone(),
         client_cas: client_cas.clone(),
-        tenants: shared.tenants.clone(),
+        tenants: parts.tenants.clone(),
         cri: Arc::clone(cri),
         log_roots: args.log_root.clone(),
         limits: Limits::default(),

@@ -1,8 +1,7 @@
 //! What the tenant's Node should be, from the host's Node and the tenant's spec. Pure.
 
 use super::{capacity, conditions};
-use crate::server::PORT;
-use crate::tenant::TenantSpec;
+use crate::tenant::{KUBELET_PORT, TenantSpec};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeDaemonEndpoints, NodeSpec, NodeStatus, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -74,7 +73,7 @@ pub(super) fn status(host: &Node, spec: &TenantSpec, existing: &Node, now: Times
         allocatable: Some(allocatable),
         capacity: Some(capacity),
         conditions: Some(conditions::of(host_status, existing_status, now)),
-        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(PORT) }) }),
+        daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(KUBELET_PORT) }) }),
         declared_features: declared.map(|all| all.iter().filter(|feature| *feature != NOT_DECLARED).cloned().collect()),
         features: host_status.features.clone(),
         node_info: host_status.node_info.clone(),

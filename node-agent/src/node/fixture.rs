@@ -1,10 +1,8 @@
-//! A host node and a tenant for the tests of this folder.
+//! A host node for the tests of this folder.
 
-use crate::tenant::TenantSpec;
+pub(super) use crate::fixtures::tenant_spec;
 use k8s_openapi::api::core::v1::Node;
-use nestling_crds::names::{TenantUid, WorkloadNamespace};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 pub(super) fn host_node() -> Node {
     let condition = |kind: &str, status: &str, reason: &str| {
@@ -45,22 +43,4 @@ pub(super) fn host_node() -> Node {
         },
     }))
     .unwrap()
-}
-
-pub(super) fn tenant_spec() -> TenantSpec {
-    TenantSpec {
-        uid: TenantUid::new("tenant-uid"),
-        namespace: "team-a".into(),
-        name: "dev".into(),
-        workload_namespace: WorkloadNamespace::from_made("team-a-dev-x"),
-        endpoint: "https://127.0.0.1:6443".into(),
-        ca_bundle: Vec::new(),
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        dns_address: "10.96.0.10".parse().unwrap(),
-        kubernetes_address: "10.96.0.1".parse().unwrap(),
-        cluster_domain: "cluster.local".into(),
-        version: "v1.37.2".into(),
-        capacity: BTreeMap::new(),
-        draining: false,
-    }
 }

@@ -46,8 +46,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The port that the tenants' apiservers call, in each tenant node's `daemonEndpoints`.
-pub const PORT: u16 = 10350;
 /// Where kubelets keep container logs.
 pub const POD_LOGS: &str = "/var/log/pods";
 

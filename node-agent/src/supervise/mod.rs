@@ -1,8 +1,15 @@
-//! One lasting task per tenant, told what the operator wants of it.
+//! One task per tenant that the operator assigns to this node. `tenant` runs the parts of one tenant while it is assigned;
+//! `cleanup` removes its objects from the host once it no longer is.
+//!
+//! With `app`, this folder alone imports all parts of the agent.
 
-use super::group::{self, Shared};
-use super::{TenantSpec, farewell};
+mod cleanup;
+mod tenant;
+
+pub use tenant::AgentParts;
+
 use crate::control::Change;
+use crate::tenant::TenantSpec;
 use nestling_crds::names::TenantUid;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +23,7 @@ type Wanted = Option<Arc<TenantSpec>>;
 
 /// Serves the tenants that `changes` names until `shutdown`, then waits for all of them to stop. Stopping leaves the
 /// pods of tenants running: the next agent takes over from there.
-pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
+pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
     let mut tenants: HashMap<TenantUid, watch::Sender<Wanted>> = HashMap::new();
     let mut tasks: JoinSet<TenantUid> = JoinSet::new();
     loop {
@@ -27,7 +34,7 @@ pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutd
                 Ok(uid) => {
                     let again = tenants.remove(&uid).and_then(|wanted| wanted.borrow().clone());
                     if let Some(spec) = again {
-                        start(&shared, &mut tenants, &mut tasks, spec, &shutdown);
+                        start(&agent, &mut tenants, &mut tasks, spec, &shutdown);
                     }
                 }
                 Err(error) => tracing::error!(%error, "a tenant's task ended unexpectedly"),
@@ -35,7 +42,7 @@ pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutd
             change = changes.recv() => match change {
                 Some(Change::Serve(spec)) => match tenants.get(&spec.uid) {
                     Some(wanted) => drop(wanted.send_replace(Some(Arc::new(*spec)))),
-                    None => start(&shared, &mut tenants, &mut tasks, Arc::new(*spec), &shutdown),
+                    None => start(&agent, &mut tenants, &mut tasks, Arc::new(*spec), &shutdown),
                 },
                 Some(Change::Remove(uid)) => {
                     if let Some(wanted) = tenants.get(&uid) {
@@ -43,7 +50,7 @@ pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutd
                     }
                 }
                 // Rules that a former agent left for others go; those of tenants that are still leaving stay.
-                Some(Change::Synced(told)) => shared.proxy.keep_only(told.into_iter().chain(tenants.keys().cloned()).collect()),
+                Some(Change::Synced(told)) => agent.proxy.keep_only(told.into_iter().chain(tenants.keys().cloned()).collect()),
                 None => break,
             },
         }
@@ -56,7 +63,7 @@ pub async fn run(shared: Arc<Shared>, mut changes: mpsc::Receiver<Change>, shutd
 }
 
 fn start(
-    shared: &Arc<Shared>,
+    agent: &Arc<AgentParts>,
     tenants: &mut HashMap<TenantUid, watch::Sender<Wanted>>,
     tasks: &mut JoinSet<TenantUid>,
     spec: Arc<TenantSpec>,
@@ -66,11 +73,11 @@ fn start(
     let uid = spec.uid.clone();
     let (sender, wanted) = watch::channel(Some(spec));
     tenants.insert(uid.clone(), sender);
-    tasks.spawn(serve(shared.clone(), uid, wanted, shutdown.clone()).instrument(span));
+    tasks.spawn(serve(agent.clone(), uid, wanted, shutdown.clone()).instrument(span));
 }
 
 /// Serves one tenant as it is wanted; every change of what is wanted starts its group anew.
-async fn serve(shared: Arc<Shared>, uid: TenantUid, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) -> TenantUid {
+async fn serve(agent: Arc<AgentParts>, uid: TenantUid, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) -> TenantUid {
     let mut last = None;
     loop {
         let now = wanted.borrow_and_update().clone();
@@ -83,18 +90,18 @@ async fn serve(shared: Arc<Shared>, uid: TenantUid, mut wanted: watch::Receiver<
             }
             stop.cancel();
         };
-        tokio::join!(group::run(&shared, &spec, stop.clone()), changed_or_shutdown(changed, &shutdown));
+        tokio::join!(tenant::run(&agent, &spec, stop.clone()), changed_or_shutdown(changed, &shutdown));
         if shutdown.is_cancelled() {
             return uid;
         }
     }
     if let Some(spec) = last {
-        let clean = farewell::remove(&shared.host, &shared.node, &spec);
+        let clean = cleanup::run(&agent.host, &agent.node, &spec);
         if shutdown.run_until_cancelled(clean).await.is_none() {
             tracing::warn!("stopping before the tenant's pods are gone from this node");
             return uid;
         }
-        shared.proxy.remove(&uid);
+        agent.proxy.remove(&uid);
     }
     uid
 }

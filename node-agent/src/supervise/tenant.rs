@@ -1,13 +1,13 @@
-//! The task group of one tenant: its identities, its Node, its pods and its Services, from when the tenant is known until
-//! it is to stop or is described differently.
+//! The tasks of one tenant: its identities, its Node, its pods and its Services, from its assignment to this
+//! node until it is removed or its description changes.
 
-use super::connection::{Connection, ConnectionError};
-use super::{PodStores, Tenant, TenantSpec, Tenants};
+use crate::connection::{Connection, ConnectionError};
 use crate::control::Operator;
 use crate::control::identity::{self, Issued, Purpose};
 use crate::node::{self, HostNode};
 use crate::pods;
 use crate::proxy::{self, Proxy};
+use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
 use kube::Client;
 use nestling_crds::names::NodeName;
 use nestling_runtime::backoff::Steps;
@@ -29,7 +29,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
 
 /// What all tenants of the node share.
-pub struct Shared {
+pub struct AgentParts {
     pub node: NodeName,
     pub host: Client,
     pub host_node: HostNode,
@@ -53,10 +53,10 @@ enum StartError {
 }
 
 /// Serves the tenant until `stop`; parts that fail are started again with backoff.
-pub(super) async fn run(shared: &Arc<Shared>, spec: &TenantSpec, stop: CancellationToken) {
+pub(super) async fn run(agent: &Arc<AgentParts>, spec: &TenantSpec, stop: CancellationToken) {
     let kubelet = Purpose::Kubelet(spec.uid.clone());
     let proxy = Purpose::Proxy(spec.uid.clone());
-    let first = async { tokio::join!(identity::first(&shared.operator, &kubelet), identity::first(&shared.operator, &proxy)) };
+    let first = async { tokio::join!(identity::first(&agent.operator, &kubelet), identity::first(&agent.operator, &proxy)) };
     let Some((kubelet_first, proxy_first)) = stop.run_until_cancelled(first).await else { return };
     let connections = match connect(spec, &kubelet_first, &proxy_first) {
         Ok(connections) => connections,
@@ -68,13 +68,13 @@ pub(super) async fn run(shared: &Arc<Shared>, spec: &TenantSpec, stop: Cancellat
     };
     let renewals = async {
         tokio::join!(
-            identity::keep(&shared.operator, &kubelet, kubelet_first, |issued| replace(&connections.kubelet, issued)),
-            identity::keep(&shared.operator, &proxy, proxy_first, |issued| replace(&connections.proxy, issued)),
+            identity::keep(&agent.operator, &kubelet, kubelet_first, |issued| replace(&connections.kubelet, issued)),
+            identity::keep(&agent.operator, &proxy, proxy_first, |issued| replace(&connections.proxy, issued)),
         )
     };
     tokio::select! {
         _ = renewals => {}
-        () = serve(shared, spec, &connections, &stop) => {}
+        () = serve(agent, spec, &connections, &stop) => {}
     }
 }
 
@@ -98,36 +98,36 @@ fn replace(connection: &Connection, issued: &Issued) {
 }
 
 /// Runs the parts, all anew when one of them ends: they share stores, which can be filled only once.
-async fn serve(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: &CancellationToken) {
+async fn serve(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: &CancellationToken) {
     let mut steps = Steps::new(RESTART, RESTART_AT_MOST);
     while !stop.is_cancelled() {
         let started = Instant::now();
-        serve_once(shared, spec, connections, stop.child_token()).await;
+        serve_once(agent, spec, connections, stop.child_token()).await;
         if started.elapsed() >= SETTLED {
             steps.succeeded();
         }
         let _: Option<()> = stop.run_until_cancelled(sleep(steps.failed())).await;
     }
-    shared.tenants.remove(&spec.uid);
+    agent.tenants.remove(&spec.uid);
 }
 
-async fn serve_once(shared: &Arc<Shared>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
+async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
     let (stores, writers) = PodStores::new();
     let tenant = Arc::new(Tenant {
         spec: spec.clone(),
-        node: shared.node.clone(),
+        node: agent.node.clone(),
         kubelet: connections.kubelet.client(),
         proxy: connections.proxy.client(),
-        host: shared.host.clone(),
+        host: agent.host.clone(),
         stores,
     });
-    shared.tenants.insert(tenant.clone());
+    agent.tenants.insert(tenant.clone());
     let mut parts: JoinSet<&'static str> = JoinSet::new();
-    let (proxy, uid) = (shared.proxy.clone(), spec.uid.clone());
+    let (proxy, uid) = (agent.proxy.clone(), spec.uid.clone());
     let on_addresses = move |addresses: &BTreeSet<IpAddr>| proxy.set_sources(&uid, addresses);
-    parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), shared.proxy.clone(), stop.clone())).in_current_span());
+    parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), agent.proxy.clone(), stop.clone())).in_current_span());
     parts.spawn(part("pods", pods::run(tenant.clone(), writers, on_addresses, stop.clone())).in_current_span());
-    parts.spawn(part("node", node::run(tenant.clone(), shared.host_node.clone(), stop.clone())).in_current_span());
+    parts.spawn(part("node", node::run(tenant.clone(), agent.host_node.clone(), stop.clone())).in_current_span());
     match parts.join_next().await {
         Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),
         Some(Err(error)) => tracing::error!(%error, "a part of the tenant ended unexpectedly"),

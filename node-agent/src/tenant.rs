@@ -1,12 +1,7 @@
-//! One tenant on this node: what the operator said of it, clients with this node's identities in it, and the stores
-//! that its task group fills.
+//! One tenant on this node: its description from the operator, clients with this node's identities in the tenant, and
+//! the stores that its tasks fill. [`Tenants`] is the registry in which the kubelet API looks tenants up.
 //!
-//! [`Tenants`] is the registry that the kubelet API looks tenants up in.
-
-pub mod connection;
-mod farewell;
-pub mod group;
-pub mod supervisor;
+//! Every other part of the agent may import this file; it imports none of them.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Pod;
@@ -16,11 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 
-/// What the operator says of a tenant, parsed.
+/// The port of the kubelet API, in the `daemonEndpoints` of every tenant's Node.
+pub const KUBELET_PORT: u16 = 10350;
+
+/// A tenant as the operator describes it, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantSpec {
     pub uid: TenantUid,
-    /// Namespace and name of the `VirtualCluster`, for people.
+    /// Namespace and name of the `VirtualCluster`, for log lines.
     pub namespace: String,
     pub name: String,
     pub workload_namespace: WorkloadNamespace,
@@ -41,7 +39,7 @@ pub struct TenantSpec {
     pub draining: bool,
 }
 
-/// A tenant as the parts of its task group see it.
+/// A tenant as its tasks and the kubelet API see it.
 pub struct Tenant {
     pub spec: TenantSpec,
     pub node: NodeName,

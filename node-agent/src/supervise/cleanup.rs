@@ -1,9 +1,9 @@
-//! A tenant leaves this node: what it has here is removed from the host.
+//! Removes from the host what a tenant that is no longer assigned to this node has left.
 //!
 //! The tenant's own Node is not ours to delete (a node identity has no right to); its cloud controller manager does so
 //! when the host node no longer serves the tenant, and the tenant's pods of that node go with it.
 
-use super::TenantSpec;
+use crate::tenant::TenantSpec;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Preconditions};
 use kube::core::{NamespaceResourceScope, Resource, ResourceExt as _};
@@ -23,7 +23,7 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, thiserror::Error)]
-enum FarewellError {
+enum CleanupError {
     #[error("cannot list {kind}")]
     List {
         kind: String,
@@ -42,7 +42,7 @@ enum FarewellError {
 }
 
 /// Deletes the tenant's host pods on this node, waits until they are gone, then deletes the copies they used.
-pub(super) async fn remove(host: &Client, node: &NodeName, spec: &TenantSpec) {
+pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
     let namespace = spec.workload_namespace.as_str();
     let mine = format!("{}={},{}={node},{}={}", labels::TENANT, spec.uid, labels::NODE, labels::MANAGED_BY, labels::AGENT);
     let deadline = Instant::now() + LIMIT;
@@ -54,7 +54,7 @@ pub(super) async fn remove(host: &Client, node: &NodeName, spec: &TenantSpec) {
                 delete_all::<ConfigMap>(Api::namespaced(host.clone(), namespace), &mine).await?;
                 delete_all::<Secret>(Api::namespaced(host.clone(), namespace), &mine).await?;
             }
-            Ok::<_, FarewellError>(pods)
+            Ok::<_, CleanupError>(pods)
         };
         match left.await {
             Ok(0) => {
@@ -73,13 +73,13 @@ pub(super) async fn remove(host: &Client, node: &NodeName, spec: &TenantSpec) {
 }
 
 /// Asks for the deletion of all that is selected and not being deleted yet; how many there still are.
-async fn delete_all<K>(api: Api<K>, selector: &str) -> Result<usize, FarewellError>
+async fn delete_all<K>(api: Api<K>, selector: &str) -> Result<usize, CleanupError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let kind = K::kind(&()).to_string();
     let list = ListParams::default().labels(selector);
-    let found = within(api.list(&list)).await?.map_err(|source| FarewellError::List { kind: kind.clone(), source })?;
+    let found = within(api.list(&list)).await?.map_err(|source| CleanupError::List { kind: kind.clone(), source })?;
     for object in &found.items {
         if object.meta().deletion_timestamp.is_some() {
             continue;
@@ -90,12 +90,12 @@ where
         match within(api.delete(&name, &params)).await? {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(source) => return Err(FarewellError::Delete { kind, name, source }),
+            Err(source) => return Err(CleanupError::Delete { kind, name, source }),
         }
     }
     Ok(found.items.len())
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> Result<T, FarewellError> {
-    tokio::time::timeout(CALL, future).await.map_err(|_| FarewellError::Timeout)
+async fn within<T>(future: impl Future<Output = T>) -> Result<T, CleanupError> {
+    tokio::time::timeout(CALL, future).await.map_err(|_| CleanupError::Timeout)
 }
