@@ -70,7 +70,7 @@ generate: ## Write generated files: the CRD in the chart
 
 .PHONY: lint-chart
 lint-chart: ## Lint the Helm chart
-	CGO_ENABLED=0 go -C e2e/tools/helm build -trimpath -ldflags '-s -w' -o $(STATE)/tools/helm helm.sh/helm/v4/cmd/helm
+	CGO_ENABLED=0 go -C e2e/hostcluster/tools/helm build -trimpath -ldflags '-s -w' -o $(STATE)/tools/helm helm.sh/helm/v4/cmd/helm
 	$(STATE)/tools/helm lint --strict --quiet charts/nestling
 	$(STATE)/tools/helm template nestling charts/nestling --namespace nestling-system > /dev/null
 

@@ -10,11 +10,10 @@ mod pods;
 mod ready;
 mod report;
 
-use crate::hostcluster::binaries;
-use crate::hostcluster::versions::Versions;
-use crate::hostcluster::workdir::Cache;
 use crate::suite::{Kubectl, Tenant};
 use anyhow::Result;
+use nestling_hostcluster::Cache;
+use nestling_hostcluster::programs::{self, Versions};
 use report::{Report, Sample};
 use std::path::Path;
 
@@ -33,7 +32,7 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
     let mut report = Report::new(&host)?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let programs = runtime.block_on(binaries::ensure(&Versions::load()?, &Cache::from_env()))?;
+    let programs = runtime.block_on(programs::ensure(&Versions::load()?, &Cache::from_env()))?;
     let bare = repeat(rounds.starts, "bare etcd + kube-apiserver", || bare::start(&programs))?;
     let memory_medium = repeat(rounds.starts, "apply → Ready, etcd in memory", || ready::start("{etcd: {storage: {medium: Memory}}}"))?;
     let volume = repeat(rounds.starts, "apply → Ready, etcd on a volume", || ready::start("{}"))?;

@@ -3,12 +3,10 @@
 //! Tags name the content (`0.1.0-<key>`), so that a rebuilt program is rolled out and an unchanged one is left alone;
 //! `values.yaml` beside the archives tells the chart.
 
-use crate::hostcluster::files::{self, Access, FileError};
-use crate::hostcluster::image::archive::{self, ArchiveError};
-use crate::hostcluster::image::libraries::LibraryError;
-use crate::hostcluster::image::spec::{Entry, ImageSpec, Process, Source};
+use nestling_hostcluster::FileError;
+use nestling_hostcluster::archive::{self, ArchiveError};
+use nestling_hostcluster::image::{ImageSpec, LibraryError, Process};
 use serde_json::{Value, json};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const REGISTRY: &str = "ghcr.io/nestling-dev";
@@ -26,8 +24,10 @@ pub enum ImagesError {
     File(#[from] FileError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    #[error("cannot write the chart's values")]
+    #[error("cannot render the chart's values")]
     Values(#[source] serde_saphyr::ser_error::Error),
+    #[error("cannot write the chart's values")]
+    WriteValues(#[source] std::io::Error),
 }
 
 /// One of our programs as an image.
@@ -69,7 +69,7 @@ pub async fn write(programs: &Path, folder: &Path) -> Result<Vec<Written>, Image
     let mut values = serde_json::Map::new();
     for own in &OWN {
         let mut spec = spec(own, programs).await?;
-        let tag = format!("{}-{}", env!("CARGO_PKG_VERSION"), content_key(&spec)?);
+        let tag = format!("{}-{}", env!("CARGO_PKG_VERSION"), spec.key()?);
         spec.name = format!("{REGISTRY}/{}:{tag}", own.name);
         let path = folder.join(format!("{}.tar", own.name));
         archive::write(&spec, &path)?;
@@ -77,7 +77,7 @@ pub async fn write(programs: &Path, folder: &Path) -> Result<Vec<Written>, Image
         written.push(Written { image: spec.name, path });
     }
     let values = serde_saphyr::to_string(&Value::Object(values)).map_err(ImagesError::Values)?;
-    files::write(&folder.join("values.yaml"), values, Access::Public)?;
+    std::fs::write(folder.join("values.yaml"), values).map_err(ImagesError::WriteValues)?;
     Ok(written)
 }
 
@@ -98,39 +98,9 @@ async fn spec(own: &Own, programs: &Path) -> Result<ImageSpec, ImagesError> {
     Ok(image)
 }
 
-/// Equal keys are equal images.
-fn content_key(image: &ImageSpec) -> Result<String, FileError> {
-    let process = &image.process;
-    let mut parts = vec![format!("{:?} {:?} {}", process.entrypoint, process.arguments, process.user)];
-    for (path, entry) in image.entries() {
-        let content = match entry {
-            Entry::Directory { mode } => format!("folder {mode:o}"),
-            Entry::Symlink { target } => format!("link {target}"),
-            Entry::File { source: Source::Bytes(bytes), mode, .. } => format!("file {mode:o} {}", files::key([bytes.as_slice()])),
-            Entry::File { source: Source::Path(path), mode, .. } => {
-                let digest = File::open(path).and_then(files::sha256).map_err(|source| FileError::new("read", path, source))?;
-                format!("file {mode:o} {}", digest.0)
-            }
-        };
-        parts.push(format!("{path} {content}"));
-    }
-    Ok(files::key(parts.iter().map(String::as_bytes)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_key_follows_content_and_not_the_name() {
-        let image = |name: &str, text: &str| {
-            let mut image = ImageSpec::new(name, Process::default());
-            image.text("/a", text);
-            content_key(&image).unwrap()
-        };
-        assert_eq!(image("one", "x"), image("two", "x"));
-        assert_ne!(image("one", "x"), image("one", "y"));
-    }
 
     #[tokio::test]
     async fn a_program_that_is_not_built_is_named() {

@@ -1,13 +1,11 @@
-//! Test bed of Nestling: a real Kubernetes host cluster of several nodes on one Linux machine.
+//! What Nestling is tested with on a Kubernetes cluster: the local one of `nestling-hostcluster`, or the one that `KUBECONFIG` names.
 //!
-//! [`hostcluster`] builds and runs it; cluster tests and benchmarks reach it through [`hostcluster::HostCluster`], which hands them
-//! the user's own cluster instead when `KUBECONFIG` names one.
+//! [`suite`] has kubectl, tenants and deadlines for the tests below `tests/`, [`images`] packs Nestling's own programs, [`demo`] is what
+//! `make demo` runs, [`bench`] measures the published figures.
 //!
-//! [`suite`] is what those tests stand on, [`demo`] what `make demo` shows,
-//! [`bench`] the published figures. [`images`] packs Nestling's own programs.
+//! Order: suite ← images ← demo ← bench
 
 pub mod bench;
 pub mod demo;
-pub mod hostcluster;
 pub mod images;
 pub mod suite;

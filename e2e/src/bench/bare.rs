@@ -1,14 +1,14 @@
 //! The physical limit: etcd and kube-apiserver alone, as two processes on loopback, from nothing to `/readyz`.
 
-use crate::hostcluster::binaries::Binaries;
 use crate::suite::{Running, eventually};
 use anyhow::{Context, Result, ensure};
+use nestling_hostcluster::programs::Programs;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-pub fn start(programs: &Binaries) -> Result<Duration> {
+pub fn start(programs: &Programs) -> Result<Duration> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
