@@ -1,14 +1,15 @@
 //! The published figures. Every figure stands beside the same thing done by the host, or by the bare programs, in the same
-//! run on the same machine: the ratio is what counts, never the seconds.
+//! run on the same machine: read the ratio, not the seconds.
 //!
-//! `bare` starts etcd and kube-apiserver alone, `ready` times tenants from `apply` to Ready, `pods` times pod starts on both
-//! sides, `memory` reads what cgroups are charged with, `report` writes the tables.
+//! `start` times tenants from `apply` to Ready and bare programs, `pods` times pod starts on both sides, `memory` reads what cgroups are
+//! charged with, `report` writes the tables.
+//!
+//! Order: memory ← report ← start ← pods
 
-mod bare;
 mod memory;
 mod pods;
-mod ready;
 mod report;
+mod start;
 
 use crate::suite::{Kubectl, Tenant};
 use anyhow::Result;
@@ -33,9 +34,9 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let programs = runtime.block_on(programs::ensure(&Versions::load()?, &Cache::from_env()))?;
-    let bare = repeat(rounds.starts, "bare etcd + kube-apiserver", || bare::start(&programs))?;
-    let memory_medium = repeat(rounds.starts, "apply → Ready, etcd in memory", || ready::start("{etcd: {storage: {medium: Memory}}}"))?;
-    let volume = repeat(rounds.starts, "apply → Ready, etcd on a volume", || ready::start("{}"))?;
+    let bare = repeat(rounds.starts, "bare etcd + kube-apiserver", || start::bare(&programs))?;
+    let memory_medium = repeat(rounds.starts, "apply → Ready, etcd in memory", || start::tenant("{etcd: {storage: {medium: Memory}}}"))?;
+    let volume = repeat(rounds.starts, "apply → Ready, etcd on a volume", || start::tenant("{}"))?;
     report.section(
         "One tenant, from `kubectl apply` to Ready",
         "Ready: etcd, kube-apiserver, controllers, nodes and CoreDNS all answer. Images are on the nodes. The bare start is etcd and kube-apiserver with a fresh data directory until `/readyz` answers.",

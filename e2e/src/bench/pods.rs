@@ -1,8 +1,7 @@
 //! Pod starts, host and tenant in turn.
 
 use super::report::Sample;
-use crate::suite::images::AGNHOST;
-use crate::suite::{Kubectl, Namespace, Tenant, eventually};
+use crate::suite::{AGNHOST, Kubectl, Namespace, Tenant, eventually};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;

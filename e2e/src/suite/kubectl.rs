@@ -1,6 +1,5 @@
-//! The real kubectl against one cluster.
+//! The real kubectl and `kubectl nestling`, and where programs and kubeconfigs are.
 
-use super::paths::Paths;
 use super::process::{Finished, Running, run};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -9,6 +8,45 @@ use std::process::Command;
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_mins(2);
+
+/// Paths below the project's root.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        Self { root: manifest.parent().map(PathBuf::from).unwrap_or(manifest) }
+    }
+}
+
+impl Paths {
+    pub fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+
+    /// `.nestling`: what the commands of this project write into the tree; ignored by git.
+    pub fn state(&self) -> PathBuf {
+        self.root.join(".nestling")
+    }
+
+    /// A program that `make` put there: `kubectl`, `helm`, `kubectl-nestling`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.state().join("bin").join(name)
+    }
+
+    /// The host cluster: what `KUBECONFIG` names, else the local one.
+    pub fn host_kubeconfig(&self) -> PathBuf {
+        std::env::var_os("KUBECONFIG").map_or_else(|| self.state().join("host").join("kubeconfig"), PathBuf::from)
+    }
+
+    /// Kubeconfigs of tenants made by tests.
+    pub fn tenant_kubeconfig(&self, namespace: &str, name: &str) -> PathBuf {
+        self.state().join("tenants").join(format!("{namespace}-{name}.kubeconfig"))
+    }
+}
 
 /// kubectl with one kubeconfig and, when set, one namespace.
 #[derive(Clone, Debug)]
@@ -53,7 +91,7 @@ impl Kubectl {
         self.output(args)?.ok(&format!("kubectl {}", args.join(" ")))
     }
 
-    /// A call whose failure is a result too.
+    /// Status and output of a call that may fail.
     pub fn output(&self, args: &[&str]) -> Result<Finished> {
         run(&mut self.command(args), None, DEADLINE)
     }
@@ -78,7 +116,7 @@ impl Kubectl {
         self.run(&["get", object, "-o", &format!("jsonpath={{{path}}}")])
     }
 
-    /// A call that goes on (`logs -f`, `port-forward`, `attach`).
+    /// A call that keeps running (`logs -f`, `port-forward`, `attach`).
     pub fn start(&self, args: &[&str]) -> Result<Running> {
         Running::start(&mut self.command(args))
     }
@@ -100,4 +138,21 @@ impl Kubectl {
         names.sort();
         Ok(names)
     }
+}
+
+/// Status and output of `kubectl nestling` with this kubeconfig of the host; it may fail.
+pub fn plugin(args: &[&str], kubeconfig: &Path) -> Result<Finished> {
+    let mut command = Command::new(Paths::default().program("kubectl-nestling"));
+    command.env("KUBECONFIG", kubeconfig).args(args);
+    run(&mut command, None, Duration::from_secs(30))
+}
+
+/// The tenant as its admin sees it. Its kubeconfig is written to `file`.
+pub fn tenant_kubectl(namespace: &str, name: &str, file: &Path) -> Result<Kubectl> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    }
+    let args = ["kubeconfig", name, "-n", namespace, "--output", &file.to_string_lossy()];
+    plugin(&args, &Paths::default().host_kubeconfig())?.ok("kubectl nestling kubeconfig")?;
+    Ok(Kubectl::new(file))
 }

@@ -1,21 +1,20 @@
-//! What cluster tests and benchmarks stand on: the real `kubectl` and the plugin as a person would call them, tenants
-//! made for a test, and waiting with a deadline that says what it last saw.
+//! What cluster tests and benchmarks use: the real `kubectl` and the plugin as a user calls them, tenants made for a test, and waiting
+//! with a deadline whose error has the last failure.
 //!
-//! Everything works against the local host cluster, or against the cluster that `KUBECONFIG` names.
+//! Everything works on the local host cluster and on the cluster that `KUBECONFIG` names.
+//!
+//! Order: process ← kubectl ← tenant
 
-pub mod images;
 mod kubectl;
-mod namespace;
-mod paths;
-mod plugin;
 mod process;
 mod tenant;
-mod wait;
 
-pub use kubectl::Kubectl;
-pub use namespace::Namespace;
-pub use paths::Paths;
-pub use plugin::{plugin, tenant_kubectl};
-pub use process::{Finished, Running, run};
-pub use tenant::{Tenant, manifest, shared};
-pub use wait::{eventually, hold};
+pub use kubectl::{Kubectl, Paths, plugin, tenant_kubectl};
+pub use process::{Finished, Running, eventually, hold, run};
+pub use tenant::{Namespace, Tenant, manifest, shared};
+
+/// The upstream test program (`netexec`, `pause`, `connect`, `inclusterclient` …). The local host cluster has it on every node.
+pub const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.66.1";
+
+/// A shell with the usual small programs. The local host cluster has it on every node.
+pub const BUSYBOX: &str = "docker.io/library/busybox:1.35.0";

@@ -1,13 +1,13 @@
-//! Child processes with a deadline: a hanging command fails a test, it never hangs it.
+//! Child processes and conditions with a deadline: a command that hangs fails a test instead of hanging it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a finished process left.
+/// Status and output of a process that has ended.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -16,7 +16,7 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// The output of a success; a failure becomes an error with what the program said.
+    /// Standard output of a success; the error of a failure has all output.
     pub fn ok(self, what: &str) -> Result<String> {
         if self.status.success() {
             return Ok(self.stdout);
@@ -35,7 +35,7 @@ pub fn run(command: &mut Command, input: Option<&str>, deadline: Duration) -> Re
     running.wait(deadline)
 }
 
-/// A process that goes on while the test looks at its output. Killed when dropped.
+/// A process that runs while the test reads its output. Killed when dropped.
 #[derive(Debug)]
 pub struct Running {
     name: String,
@@ -91,7 +91,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Ending a process that has ended is the normal case and no error.
+        // Fails when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -125,8 +125,37 @@ impl Stream {
 
     fn finish(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // A reader never panics; its end is all that counts.
+            // A reader does not panic.
             let _ = reader.join();
         }
     }
+}
+
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Tries until it succeeds; the error has the last failure before the deadline.
+pub fn eventually<T>(what: &str, deadline: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() >= end => {
+                return Err(error).with_context(|| format!("not within {deadline:?}: {what}"));
+            }
+            Err(_) => std::thread::sleep(PERIOD),
+        }
+    }
+}
+
+/// Checks repeatedly for `period`; the first failure is the error.
+pub fn hold(what: &str, period: Duration, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+    let end = Instant::now() + period;
+    let mut checks = 0;
+    while Instant::now() < end {
+        check().with_context(|| format!("no longer: {what}"))?;
+        checks += 1;
+        std::thread::sleep(PERIOD);
+    }
+    ensure!(checks > 0, "never checked: {what}");
+    Ok(())
 }

@@ -1,13 +1,52 @@
-//! Tenants made for tests.
+//! Namespaces and tenants made for tests.
 
-use super::kubectl::Kubectl;
-use super::namespace::Namespace;
-use super::paths::Paths;
-use super::plugin::tenant_kubectl;
-use anyhow::{Context, Result};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use super::kubectl::{Kubectl, Paths, tenant_kubectl};
+use super::process::eventually;
+use anyhow::{Context, Result, anyhow};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 const READY_SECONDS: u32 = 110;
+
+/// Deleted (without waiting) when dropped, so that a failing test cleans up too.
+#[derive(Debug)]
+pub struct Namespace {
+    cluster: Kubectl,
+    kubectl: Kubectl,
+    name: String,
+}
+
+impl Namespace {
+    /// Deletes a namespace of that name first, which an interrupted run may have left.
+    pub fn create(cluster: &Kubectl, name: &str) -> Result<Self> {
+        cluster.run(&["delete", "namespace", name, "--ignore-not-found"])?;
+        cluster.run(&["create", "namespace", name])?;
+        let kubectl = cluster.in_namespace(name);
+        // Pods are refused until the default service account is there.
+        eventually("the default service account exists", Duration::from_secs(30), || kubectl.run(&["get", "serviceaccount", "default"]))?;
+        Ok(Self { cluster: cluster.clone(), kubectl, name: name.to_owned() })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl std::ops::Deref for Namespace {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = self.cluster.run(&["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"]) {
+            eprintln!("left namespace {}: {error:#}", self.name);
+        }
+    }
+}
 
 /// A `VirtualCluster` that is Ready. Deleted with its namespace when dropped.
 #[derive(Debug)]
@@ -26,7 +65,7 @@ impl Tenant {
         Ok(Self { name: name.to_owned(), host: pending, kubectl })
     }
 
-    /// Only applies it; what becomes of it is for the caller to see.
+    /// Applies it without waiting.
     pub fn apply(name: &str, spec: &str) -> Result<Namespace> {
         let host = Namespace::create(&Kubectl::host(), &format!("e2e-{name}"))?;
         host.apply(&manifest(name, spec))?;
@@ -63,19 +102,16 @@ pub fn manifest(name: &str, spec: &str) -> String {
     format!("apiVersion: nestling.dev/v1alpha1\nkind: VirtualCluster\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }
 
-/// The tenant that tests share which do not change a tenant as such. Left standing for the next run.
+/// The tenant that tests share which do not change a tenant as such; kept for the next run. Its failure is remembered: tests that
+/// follow fail at once instead of waiting for it again.
 pub fn shared() -> Result<&'static Tenant> {
-    static SHARED: OnceLock<Tenant> = OnceLock::new();
-    static MAKING: Mutex<()> = Mutex::new(());
-    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(tenant) = SHARED.get() {
-        return Ok(tenant);
-    }
-    let tenant = Tenant::create("shared", "{etcd: {storage: {medium: Memory}}}")?;
-    Ok(SHARED.get_or_init(|| tenant))
+    static SHARED: OnceLock<Result<Tenant, String>> = OnceLock::new();
+    let tenant =
+        SHARED.get_or_init(|| Tenant::create("shared", "{etcd: {storage: {medium: Memory}}}").map_err(|error| format!("{error:#}")));
+    tenant.as_ref().map_err(|error| anyhow!("the shared tenant: {error}"))
 }
 
-/// Everything a person would ask for next.
+/// Conditions, pods and events of a tenant that is not Ready.
 fn explain(host: &Namespace, name: &str) -> String {
     let look = |args: &[&str]| host.run(args).unwrap_or_else(|error| format!("{error:#}\n"));
     format!(

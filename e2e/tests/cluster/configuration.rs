@@ -1,8 +1,7 @@
-//! What the spec's control-plane fields do.
+//! What the spec's topology and control-plane fields do.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::images::BUSYBOX;
-use nestling_e2e::suite::{Tenant, eventually, hold, shared};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Tenant, eventually, hold, shared};
 use std::time::Duration;
 
 const EVERY_MINUTE: &str = "{apiVersion: batch/v1, kind: CronJob, metadata: {name: tick}, spec: {schedule: '* * * * *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: 'BUSYBOX', command: ['true']}]}}}}}}";
@@ -33,7 +32,7 @@ fn a_controller_left_out_does_not_run() -> Result<()> {
 
 #[test]
 #[ignore = "needs a host cluster with Nestling installed"]
-fn service_cidr_and_cluster_domain_are_the_tenants_own() -> Result<()> {
+fn service_cidr_and_cluster_domain_are_those_of_the_tenant() -> Result<()> {
     let tenant = Tenant::create(
         "domain",
         "{etcd: {storage: {medium: Memory}}, network: {serviceCIDR: 10.77.0.0/20, clusterDomain: tenant.example}}",
@@ -45,5 +44,52 @@ fn service_cidr_and_cluster_domain_are_the_tenants_own() -> Result<()> {
     ns.wait_for("pod/ask", "jsonpath={.status.phase}=Succeeded", 60)?;
     let text = ns.run(&["logs", "ask"])?;
     ensure!(text.contains("names.svc.tenant.example") && text.contains("10.77.0.1"), "{text}");
+    Ok(())
+}
+
+fn a_pod_runs(tenant: &Tenant) -> Result<()> {
+    let ns = tenant.namespace("probe")?;
+    ns.run(&["run", "probe", "--image", AGNHOST, "--command", "--", "/agnhost", "pause"])?;
+    ns.wait_for("pod/probe", "condition=Ready", 60)
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn stacked_with_a_volume() -> Result<()> {
+    let tenant = Tenant::create("stacked", "{}")?;
+    a_pod_runs(&tenant)?;
+    ensure!(tenant.host().names(&["statefulsets"])? == ["stacked-control-plane"]);
+    ensure!(tenant.host().names(&["deployments"])? == ["stacked-controllers"]);
+    ensure!(tenant.host().names(&["persistentvolumeclaims"])?.len() == 1);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn external_runs_etcd_in_pods_of_its_own() -> Result<()> {
+    let tenant = Tenant::create("external", "{topology: External}")?;
+    a_pod_runs(&tenant)?;
+    ensure!(tenant.host().names(&["statefulsets"])? == ["external-etcd"]);
+    ensure!(tenant.host().names(&["deployments"])? == ["external-apiserver", "external-controllers"]);
+    // The apiserver restarts without touching etcd, and finds everything again.
+    tenant.kubectl().run(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    tenant.host().run(&["rollout", "restart", "deployment/external-apiserver"])?;
+    tenant.host().rolled_out("deployment/external-apiserver")?;
+    ensure!(tenant.kubectl().field("configmap/kept", ".data.a")? == "b");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn single_node_is_all_on_one_node() -> Result<()> {
+    let tenant = Tenant::create("single", "{topology: SingleNode, etcd: {storage: {medium: Memory}}}")?;
+    a_pod_runs(&tenant)?;
+    let nodes = tenant.kubectl().names(&["nodes"])?;
+    ensure!(nodes.len() == 1, "{nodes:?}");
+    let used = |kubectl: &Kubectl| kubectl.run(&["get", "pods", "-o", "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}"]);
+    let workload = Kubectl::host().in_namespace(&tenant.workload_namespace()?);
+    for line in used(tenant.host())?.lines().chain(used(&workload)?.lines()) {
+        ensure!(line == nodes[0], "a pod runs on {line}, not on {}", nodes[0]);
+    }
     Ok(())
 }

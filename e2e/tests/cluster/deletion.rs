@@ -1,8 +1,7 @@
 //! Deleting a `VirtualCluster` leaves nothing on the host.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::images::AGNHOST;
-use nestling_e2e::suite::{Kubectl, Tenant, eventually};
+use nestling_e2e::suite::{AGNHOST, Kubectl, Tenant, eventually};
 use std::time::Duration;
 
 /// Every namespaced object that carries the label, of every kind that can be listed.

@@ -1,8 +1,7 @@
 //! Two tenants with the same ranges, namespaces and names do not see each other.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::images::AGNHOST;
-use nestling_e2e::suite::{Namespace, Tenant, eventually, hold};
+use nestling_e2e::suite::{AGNHOST, Namespace, Tenant, eventually, hold};
 use std::time::Duration;
 
 const SPEC: &str = "{etcd: {storage: {medium: Memory}}, network: {serviceCIDR: 10.66.0.0/20}}";

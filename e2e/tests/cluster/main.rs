@@ -1,5 +1,5 @@
-//! What a tenant must do on a real host cluster, seen through kubectl. One process runs all of it, so that tests share
-//! a tenant where they do not change it.
+//! What a tenant must do on a real host cluster, seen through kubectl. One process runs all of it, so that tests share a tenant where they
+//! do not change it.
 //!
 //! Run by `make test`; by hand: `cargo test -p nestling-e2e --test cluster -- --ignored`.
 
@@ -7,14 +7,10 @@ mod configuration;
 mod deletion;
 mod isolation;
 mod nodes;
-mod placement;
 mod plugin;
 mod pods;
 mod rights;
 mod services;
 mod streams;
-mod topologies;
-mod unsupported;
 mod validation;
-mod volumes;
 mod workloads;

@@ -1,4 +1,4 @@
-//! `kubectl nestling` as a person uses it.
+//! `kubectl nestling` as a user calls it.
 
 use anyhow::{Result, ensure};
 use nestling_e2e::suite::{Kubectl, Paths, plugin, shared};

@@ -16,7 +16,7 @@ fn may(verb: &str, resource: &str, extra: &[&str]) -> Result<bool> {
 
 #[test]
 #[ignore = "needs a host cluster with Nestling installed"]
-fn the_agent_has_no_cluster_wide_power() -> Result<()> {
+fn the_agent_has_no_cluster_wide_rights() -> Result<()> {
     for (verb, resource) in [
         ("get", "secrets"),
         ("list", "secrets"),
@@ -41,7 +41,7 @@ fn the_agent_has_no_cluster_wide_power() -> Result<()> {
     Ok(())
 }
 
-/// The whole of it, written down: a right that is added must be added here too, in sight of a reviewer.
+/// The complete list: a right that is added must be added here too, where a reviewer sees it.
 #[test]
 #[ignore = "needs a host cluster with Nestling installed"]
 fn the_agents_cluster_wide_rights_are_these() -> Result<()> {

@@ -1,8 +1,7 @@
 //! Services and names, from any pod on any node.
 
 use anyhow::{Context, Result, ensure};
-use nestling_e2e::suite::images::AGNHOST;
-use nestling_e2e::suite::{Namespace, eventually, shared};
+use nestling_e2e::suite::{AGNHOST, Namespace, eventually, shared};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

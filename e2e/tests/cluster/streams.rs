@@ -1,8 +1,7 @@
-//! What goes through the kubelet API: logs, exec, attach, port-forward, cp.
+//! The kubelet API: logs, exec, attach, port-forward, cp.
 
 use anyhow::{Context, Result, ensure};
-use nestling_e2e::suite::images::{AGNHOST, BUSYBOX};
-use nestling_e2e::suite::{Namespace, Running, eventually, run, shared};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, Namespace, Running, eventually, run, shared};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
@@ -66,7 +65,7 @@ fn exec_carries_input_output_exit_code_and_a_terminal() -> Result<()> {
     let failed = ns.output(&["exec", "shell", "--", "sh", "-c", "echo problem >&2; exit 3"])?;
     ensure!(failed.status.code() == Some(3) && failed.stderr.contains("problem"), "{failed:?}");
 
-    // `script` gives kubectl a terminal, as a person has one.
+    // `script` gives kubectl a terminal.
     let line = format!("{:?}", ns.command(&["exec", "-it", "shell", "--", "sh"])).replace('"', "'");
     let mut terminal = Running::start(Command::new("script").args(["-qec", &line, "/dev/null"]))?;
     terminal.write("tty; echo $((40+2))\nexit\n")?;
@@ -81,7 +80,7 @@ fn attach_reaches_the_running_process() -> Result<()> {
     let ns = shared()?.namespace("attach")?;
     shell_pod(&ns, "while read line; do echo got-$line; done")?;
     let mut attached = ns.start(&["attach", "-i", "shell"])?;
-    eventually("what is typed comes back", Duration::from_secs(20), || {
+    eventually("input comes back", Duration::from_secs(20), || {
         attached.write("word\n")?;
         ensure!(attached.stdout().contains("got-word"), "{}{}", attached.stdout(), attached.stderr());
         Ok(())

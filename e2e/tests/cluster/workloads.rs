@@ -1,8 +1,7 @@
 //! Controllers of the tenant's own kube-controller-manager, with pods on real nodes.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::images::{AGNHOST, BUSYBOX};
-use nestling_e2e::suite::{eventually, shared};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, eventually, shared};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

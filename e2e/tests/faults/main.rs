@@ -1,3 +1,133 @@
-//! What goes on when parts of Nestling die. These tests disturb the whole installation, so they run alone, one after another.
+//! Deleting the operator, the agents or a control-plane pod loses nothing, and running pods keep running and serving. These tests disturb
+//! the whole installation, so they run alone, one after another.
+//!
+//! Run by `make test`; by hand: `cargo test -p nestling-e2e --test faults -- --ignored --test-threads=1`.
 
-mod restarts;
+use anyhow::{Result, ensure};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Namespace, Running, Tenant, eventually};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A service with a pod on every node.
+fn serving(tenant: &Tenant) -> Result<Namespace> {
+    let ns = tenant.namespace("serving")?;
+    ns.apply(&format!(
+        "{{apiVersion: apps/v1, kind: DaemonSet, metadata: {{name: web}}, spec: {{selector: {{matchLabels: {{app: web}}}}, template: {{metadata: {{labels: {{app: web}}}}, spec: {{containers: [{{name: c, image: '{AGNHOST}', args: [netexec]}}]}}}}}}}}"
+    ))?;
+    ns.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}}",
+    )?;
+    ns.rolled_out("daemonset/web")?;
+    Ok(ns)
+}
+
+/// Container starts of all pods: (pod, UID, restart count), by pod.
+fn lives(ns: &Namespace) -> Result<BTreeMap<String, String>> {
+    let pods = ns.json(&["get", "pods"])?;
+    Ok(pods["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|pod| {
+            let text = |pointer: &str| pod.pointer(pointer).map(Value::to_string).unwrap_or_default();
+            let life = format!(
+                "{} {} {}",
+                text("/metadata/uid"),
+                text("/status/containerStatuses/0/restartCount"),
+                text("/status/containerStatuses/0/containerID")
+            );
+            (text("/metadata/name"), life)
+        })
+        .collect())
+}
+
+/// A pod that calls the service by its address up to ten times a second and prints each result. Its log is read through the host, so
+/// that it can be read while the tenant's control plane is down.
+fn client(tenant: &Tenant, ns: &Namespace) -> Result<Running> {
+    let address = ns.field("service/web", ".spec.clusterIP")?;
+    let script = format!("while true; do timeout 2 wget -q -O - http://{address}/hostname || echo FAILED; echo called; sleep 0.1; done");
+    ns.run(&["run", "client", "--image", BUSYBOX, "--command", "--", "sh", "-c", &script])?;
+    ns.wait_for("pod/client", "condition=Ready", 60)?;
+    let workload = Kubectl::host().in_namespace(&tenant.workload_namespace()?);
+    let uid = ns.field("pod/client", ".metadata.uid")?;
+    let pod = workload.names(&["pods", "-l", &format!("nestling.dev/pod-uid={uid}")])?.remove(0);
+    workload.start(&["logs", "-f", &pod])
+}
+
+/// Calls since the start, and how many of them failed.
+fn calls(client: &Running) -> (usize, usize) {
+    let text = client.stdout();
+    (text.matches("called").count(), text.matches("FAILED").count())
+}
+
+/// At least one call per second of `outage` was made since there were `before`, and none has failed since the start: traffic was neither
+/// refused nor held back.
+fn traffic_continued(what: &str, client: &Running, before: usize, outage: Duration) -> Result<()> {
+    let (made, failed) = calls(client);
+    let during = made - before;
+    ensure!(failed == 0, "{what}: {failed} of {made} calls failed\n{}", client.stderr());
+    ensure!(during as u64 >= outage.as_secs().max(5), "{what}: {during} calls in {outage:?}\n{}", client.stderr());
+    Ok(())
+}
+
+fn undisturbed(what: &str, disturb: impl FnOnce(&Tenant) -> Result<()>) -> Result<()> {
+    let tenant = Tenant::create("survivor", "{}")?;
+    let ns = serving(&tenant)?;
+    ns.run(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    let client = client(&tenant, &ns)?;
+    let before = lives(&ns)?;
+    eventually("the client calls", Duration::from_secs(20), || {
+        ensure!(calls(&client).0 > 3, "{}{}", client.stdout(), client.stderr());
+        Ok(())
+    })?;
+    let (calls_before, outage) = (calls(&client).0, Instant::now());
+    disturb(&tenant)?;
+    eventually("the tenant's API answers again", Duration::from_secs(90), || ns.run(&["get", "--raw", "/readyz"]))?;
+    traffic_continued(what, &client, calls_before, outage.elapsed())?;
+    ensure!(ns.field("configmap/kept", ".data.a")? == "b", "{what}: data was lost");
+    // New pods start as well.
+    ns.run(&["run", "after", "--image", AGNHOST, "--command", "--", "/agnhost", "pause"])?;
+    eventually("a new pod runs", Duration::from_secs(90), || ns.wait_for("pod/after", "condition=Ready", 5))?;
+    let after = lives(&ns)?;
+    for (pod, life) in &before {
+        ensure!(after.get(pod) == Some(life), "{what}: pod {pod} was {life}, is {:?}", after.get(pod));
+    }
+    tenant.host().wait_for("virtualcluster/survivor", "condition=Ready", 60)
+}
+
+fn delete_pods(kubectl: &Kubectl, selector: &str) -> Result<()> {
+    kubectl.run(&["delete", "pods", "-l", selector, "--timeout=100s"]).map(drop)
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed, to itself"]
+fn deleting_the_operator_pods_does_not_disturb_tenants() -> Result<()> {
+    undisturbed("operator", |_| {
+        let system = Kubectl::host().in_namespace("nestling-system");
+        delete_pods(&system, "app.kubernetes.io/component=operator")?;
+        system.rolled_out("deployment/nestling-operator")
+    })
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed, to itself"]
+fn deleting_the_agents_does_not_disturb_tenants() -> Result<()> {
+    undisturbed("agent", |_| {
+        let system = Kubectl::host().in_namespace("nestling-system");
+        delete_pods(&system, "app.kubernetes.io/component=node-agent")?;
+        system.rolled_out("daemonset/nestling-agent")
+    })
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed, to itself"]
+fn deleting_the_control_plane_pods_loses_nothing() -> Result<()> {
+    undisturbed("control plane", |tenant| {
+        tenant.host().run(&["delete", "pod", "survivor-control-plane-0", "--timeout=100s"])?;
+        tenant.host().run(&["delete", "pods", "-l", "nestling.dev/component=controllers", "--timeout=60s"])?;
+        eventually("the control plane is back", Duration::from_secs(100), || {
+            tenant.host().wait_for("pod/survivor-control-plane-0", "condition=Ready", 10)
+        })
+    })
+}
