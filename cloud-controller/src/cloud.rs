@@ -1,7 +1,8 @@
 //! What the operator says of the cloud: the host nodes that serve this tenant.
 
+use nestling_control_api::consts::provider_id as provider_id_of;
 use nestling_control_api::v1alpha1::{self as proto, WatchCloudNodesRequest};
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
 use nestling_runtime::control::{Control, ControlArgs, ControlError};
 use nestling_runtime::readiness::Pending;
 use std::collections::BTreeMap;
@@ -51,7 +52,7 @@ enum StreamError {
 /// absence of nodes. `unknown` is dropped with the first set.
 pub async fn follow(args: ControlArgs, ca: PathBuf, cloud: watch::Sender<Option<Arc<Cloud>>>, unknown: Pending) {
     let mut unknown = Some(unknown);
-    let mut steps = Steps::new(RETRY, RETRY_AT_MOST);
+    let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
     loop {
         let mut heard = false;
         let ended = stream(&args, &ca, |nodes| {
@@ -96,7 +97,7 @@ async fn stream(args: &ControlArgs, ca: &PathBuf, mut hear: impl FnMut(Cloud)) -
 
 fn parse(node: proto::CloudNode) -> (String, CloudNode) {
     let proto::CloudNode { name, provider_id, zone, region, instance_type, addresses } = node;
-    let provider_id = if provider_id.is_empty() { format!("nestling://{name}") } else { provider_id };
+    let provider_id = if provider_id.is_empty() { provider_id_of(&name) } else { provider_id };
     let addresses = addresses.into_iter().map(|address| (address.r#type, address.address)).collect();
     (name, CloudNode { provider_id, zone, region, instance_type, addresses })
 }

@@ -5,5 +5,6 @@ pub mod labels;
 pub mod managed_flags;
 pub mod manifest;
 pub mod names;
+pub mod quantity;
 pub mod v1alpha1;
 pub mod versions;

@@ -20,7 +20,7 @@ use crate::tenant::Tenants;
 use crate::{apply::verified::Verified, controller, installation};
 use anyhow::{Context as _, bail};
 use nestling_crds::labels;
-use nestling_runtime::backoff::Backoff;
+use nestling_runtime::backoff::PerObject;
 use nestling_runtime::lease::{Lease, LeaseParams};
 use nestling_runtime::process::Process;
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
         tenants: Tenants::new(guard, wake.clone()),
         events,
         metrics: ReconcileMetrics::register(&metrics),
-        backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+        backoff: PerObject::new(FIRST_PAUSE, LONGEST_PAUSE),
         verified: Verified::default(),
         written: Written::default(),
         config,

@@ -12,7 +12,7 @@ use crate::tenant::Tenants;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use nestling_crds::names::TenantUid;
-use nestling_runtime::backoff::Backoff;
+use nestling_runtime::backoff::PerObject;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub struct Context {
     pub events: Events,
     pub metrics: ReconcileMetrics,
     /// Pauses after failures, per cluster.
-    pub backoff: Backoff<ObjectRef<Cluster>>,
+    pub backoff: PerObject<ObjectRef<Cluster>>,
     /// Which host objects are known to be as they should.
     pub verified: Verified,
     /// The statuses that we wrote last.

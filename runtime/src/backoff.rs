@@ -1,5 +1,5 @@
-//! How long to wait before the next attempt: doubling from a base to a cap, for one thing ([`Steps`]) or for each of
-//! many objects ([`Backoff`]). A success starts it over.
+//! How long to wait before the next attempt: doubling from a first pause to a longest one, for one retry loop
+//! ([`Backoff`]) or for each of many objects ([`PerObject`]). A success starts it over.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,24 +7,38 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Delays of one retry loop.
+/// Pauses of one retry loop. Also an endless iterator, and as such a back-off of kube's watchers.
 #[derive(Clone, Debug)]
-pub struct Steps {
-    base: Duration,
-    cap: Duration,
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
     failures: u32,
 }
 
-impl Steps {
-    pub fn new(base: Duration, cap: Duration) -> Self {
-        Self { base, cap, failures: 0 }
+impl Backoff {
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, failures: 0 }
     }
 
-    /// The delay after one more failure.
+    /// 10 ms to 20 s, for reads and watches: the Node authorizer refuses what it does not know yet for some milliseconds.
+    pub const fn watch() -> Self {
+        Self::new(Duration::from_millis(10), Duration::from_secs(20))
+    }
+
+    /// 200 ms to 60 s, for writes.
+    pub const fn write() -> Self {
+        Self::new(Duration::from_millis(200), Duration::from_secs(60))
+    }
+
+    /// The pause after so many failures in a row, of which there is at least one.
+    pub fn after(&self, failures: u32) -> Duration {
+        self.first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(self.longest)
+    }
+
+    /// The pause after one more failure.
     pub fn failed(&mut self) -> Duration {
-        let delay = self.base.saturating_mul(2u32.saturating_pow(self.failures)).min(self.cap);
         self.failures = self.failures.saturating_add(1);
-        delay
+        self.after(self.failures)
     }
 
     pub fn succeeded(&mut self) {
@@ -32,32 +46,48 @@ impl Steps {
     }
 }
 
-/// Delays per object, shared by all who work on the objects.
-///
-/// Objects that vanish need not be reported: an object that has not failed for ten times the cap is forgotten.
-#[derive(Debug)]
-pub struct Backoff<K> {
-    base: Duration,
-    cap: Duration,
-    objects: Mutex<HashMap<K, (Steps, Instant)>>,
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.failed())
+    }
 }
 
-impl<K: Hash + Eq> Backoff<K> {
-    pub fn new(base: Duration, cap: Duration) -> Self {
-        Self { base, cap, objects: Mutex::new(HashMap::new()) }
+impl kube::runtime::utils::Backoff for Backoff {
+    fn reset(&mut self) {
+        self.succeeded();
+    }
+}
+
+/// Former name, until the last caller has moved.
+pub type Steps = Backoff;
+
+/// Pauses per object, shared by all who work on the objects.
+///
+/// Objects that vanish need not be reported: an object that has not failed for ten times the longest pause is forgotten.
+#[derive(Debug)]
+pub struct PerObject<K> {
+    fresh: Backoff,
+    objects: Mutex<HashMap<K, (Backoff, Instant)>>,
+}
+
+impl<K: Hash + Eq> PerObject<K> {
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { fresh: Backoff::new(first, longest), objects: Mutex::new(HashMap::new()) }
     }
 
-    /// The delay before `object` is tried again, after one more failure.
+    /// The pause before `object` is tried again, after one more failure.
     pub fn failed(&self, object: K) -> Duration {
         let now = Instant::now();
-        let forget_after = self.cap.saturating_mul(10);
+        let forget_after = self.fresh.longest.saturating_mul(10);
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.len() == objects.capacity() {
             objects.retain(|_, (_, last)| now.duration_since(*last) < forget_after);
         }
-        let (steps, last) = objects.entry(object).or_insert_with(|| (Steps::new(self.base, self.cap), now));
+        let (backoff, last) = objects.entry(object).or_insert_with(|| (self.fresh.clone(), now));
         *last = now;
-        steps.failed()
+        backoff.failed()
     }
 
     pub fn succeeded(&self, object: &K) {
@@ -69,21 +99,28 @@ impl<K: Hash + Eq> Backoff<K> {
 mod tests {
     use super::*;
 
-    const BASE: Duration = Duration::from_secs(1);
-    const CAP: Duration = Duration::from_secs(5);
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(5);
 
     #[test]
-    fn delays_double_up_to_the_cap_and_start_over() {
-        let mut steps = Steps::new(BASE, CAP);
-        let delays: Vec<u64> = (0..5).map(|_| steps.failed().as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 5, 5]);
-        steps.succeeded();
-        assert_eq!(steps.failed(), BASE);
+    fn pauses_double_up_to_the_longest_and_start_over() {
+        let mut backoff = Backoff::new(FIRST, LONGEST);
+        let pauses: Vec<u64> = backoff.by_ref().take(5).map(|pause| pause.as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 5, 5]);
+        backoff.succeeded();
+        assert_eq!(backoff.failed(), FIRST);
+    }
+
+    #[test]
+    fn the_pause_follows_from_the_number_of_failures() {
+        assert_eq!(Backoff::write().after(1), Duration::from_millis(200));
+        assert_eq!(Backoff::write().after(3), Duration::from_millis(800));
+        assert_eq!(Backoff::write().after(u32::MAX), Duration::from_secs(60));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn objects_do_not_share_delays() {
-        let backoff = Backoff::new(BASE, CAP);
+    async fn objects_do_not_share_pauses() {
+        let backoff = PerObject::new(FIRST, LONGEST);
         backoff.failed("a");
         assert_eq!(backoff.failed("a").as_secs(), 2);
         assert_eq!(backoff.failed("b").as_secs(), 1);
@@ -92,11 +129,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn objects_long_silent_are_forgotten() {
-        let backoff = Backoff::new(BASE, CAP);
+    async fn objects_that_no_longer_fail_are_forgotten() {
+        let backoff = PerObject::new(FIRST, LONGEST);
         for object in 0..1000 {
             backoff.failed(object);
-            tokio::time::advance(CAP).await;
+            tokio::time::advance(LONGEST).await;
         }
         assert!(backoff.objects.lock().unwrap().len() < 100);
     }

@@ -1,7 +1,7 @@
 //! The way to the operator's control API, for node agents and cloud controller managers.
 
+use nestling_control_api::consts::{CONTROL_PORT, SYSTEM_NAMESPACE, TOKEN_PATH, control_url};
 use nestling_control_api::v1alpha1::control_client::ControlClient;
-use nestling_control_api::{PORT, TOKEN_PATH};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const PING_ANSWER: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, clap::Args)]
 pub struct ControlArgs {
     /// The operator's control API. The host part is also the name that its certificate must carry.
-    #[arg(long, env = "NESTLING_OPERATOR", default_value_t = format!("https://nestling-operator.nestling-system.svc:{PORT}"), value_name = "URL")]
+    #[arg(long, env = "NESTLING_OPERATOR", default_value_t = control_url(SYSTEM_NAMESPACE), value_name = "URL")]
     pub operator: String,
 
     /// Connect to this address instead of resolving the name: a pod on the host's network may have no cluster DNS.
@@ -95,7 +95,7 @@ fn split(url: &str) -> Option<(&str, u16)> {
     let authority = url.strip_prefix("https://")?.trim_end_matches('/');
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()?),
-        None => (authority, PORT),
+        None => (authority, CONTROL_PORT),
     };
     (!host.is_empty() && !host.contains(['/', ':', '@'])).then_some((host, port))
 }
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn urls_are_split() {
         assert_eq!(split("https://operator.svc:8443"), Some(("operator.svc", 8443)));
-        assert_eq!(split("https://operator.svc/"), Some(("operator.svc", PORT)));
+        assert_eq!(split("https://operator.svc/"), Some(("operator.svc", CONTROL_PORT)));
         for wrong in ["http://operator.svc", "operator.svc:8443", "https://", "https://a:b", "https://a/b"] {
             assert_eq!(split(wrong), None, "{wrong}");
         }

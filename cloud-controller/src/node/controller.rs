@@ -9,7 +9,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::labels::CLOUD_CONTROLLER;
-use nestling_runtime::backoff::Backoff;
+use nestling_runtime::backoff::PerObject;
 use nestling_runtime::lease::Leadership;
 use nestling_runtime::metrics::Metrics;
 use nestling_runtime::readiness::Pending;
@@ -48,7 +48,7 @@ pub struct NodeController {
     queue: BTreeSet<String>,
     /// To be looked at again, and when.
     later: BTreeMap<String, Instant>,
-    backoff: Backoff<String>,
+    backoff: PerObject<String>,
     initialized: Counter,
     deleted: Counter,
     failed: Counter,
@@ -70,7 +70,7 @@ impl NodeController {
             listed: BTreeSet::new(),
             queue: BTreeSet::new(),
             later: BTreeMap::new(),
-            backoff: Backoff::new(RETRY, RETRY_AT_MOST),
+            backoff: PerObject::new(RETRY, RETRY_AT_MOST),
             initialized,
             deleted,
             failed,
