@@ -20,4 +20,3 @@ pub mod server;
 pub mod services;
 mod supervise;
 pub mod tenant;
-pub mod volumes;

@@ -1,7 +1,7 @@
 //! A tenant, a node and a pod for tests, and apiservers that are scripted. The names on both sides differ everywhere, so a
 //! mixed-up name shows.
 
-use super::key::PodKey;
+use super::names::PodKey;
 use crate::tenant::{PodStores, StoreWriters, Tenant, TenantSpec};
 use http::{Method, Request, Response};
 use kube::client::Body;
@@ -15,74 +15,65 @@ use tower_test::mock::{self, Handle, SendResponse};
 /// Longest wait for a call that has to come. With paused time, longer than anything the agent waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub fn tenant_spec() -> TenantSpec {
+pub(crate) fn tenant_spec() -> TenantSpec {
     TenantSpec {
         uid: TenantUid::new("0f8fad5b-d9cb-469f-a165-70867728950e"),
-        namespace: "team-a".into(),
-        name: "dev".into(),
         workload_namespace: WorkloadNamespace::from_made("team-a-dev-workload"),
-        endpoint: "https://172.30.0.1:6443".into(),
-        ca_bundle: Vec::new(),
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
-        dns_address: "10.96.0.10".parse().unwrap(),
-        kubernetes_address: "10.96.0.1".parse().unwrap(),
         cluster_domain: "tenant.local".into(),
-        version: "v1.37.2".into(),
-        capacity: std::collections::BTreeMap::new(),
-        draining: false,
+        ..crate::fixtures::tenant_spec()
     }
 }
 
-pub fn node() -> NodeName {
+pub(crate) fn node() -> NodeName {
     NodeName::new("node-1")
 }
 
-pub fn key() -> PodKey {
+pub(crate) fn key() -> PodKey {
     PodKey { namespace: "shop".into(), name: "web-0".into(), uid: "tenant-pod-uid".into() }
 }
 
 /// A tenant with empty stores.
-pub fn tenant(kubelet: kube::Client, host: kube::Client) -> (Arc<Tenant>, StoreWriters) {
+pub(crate) fn tenant(kubelet: kube::Client, host: kube::Client) -> (Arc<Tenant>, StoreWriters) {
     let (stores, writers) = PodStores::new();
     let tenant = Tenant { spec: tenant_spec(), node: node(), proxy: kubelet.clone(), kubelet, host, stores };
     (Arc::new(tenant), writers)
 }
 
 /// An apiserver that does what it is told.
-pub struct Server {
+pub(crate) struct Server {
     name: &'static str,
     handle: Handle<Request<Body>, Response<Body>>,
 }
 
-pub struct Call {
-    pub body: Value,
-    pub query: String,
+pub(crate) struct Call {
+    pub(crate) body: Value,
+    pub(crate) query: String,
     respond: SendResponse<Response<Body>>,
 }
 
 impl Call {
-    pub fn answer(self, body: &Value) {
+    pub(crate) fn answer(self, body: &Value) {
         self.answer_with(200, body);
     }
 
-    pub fn answer_with(self, code: u16, body: &Value) {
+    pub(crate) fn answer_with(self, code: u16, body: &Value) {
         let response = Response::builder().status(code).body(Body::from(serde_json::to_vec(body).unwrap())).unwrap();
         self.respond.send_response(response);
     }
 
-    pub fn fail(self, code: u16, reason: &str, message: &str) {
+    pub(crate) fn fail(self, code: u16, reason: &str, message: &str) {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message, "metadata": {}});
         self.answer_with(code, &status);
     }
 }
 
 impl Server {
-    pub fn start(name: &'static str) -> (kube::Client, Self) {
+    pub(crate) fn start(name: &'static str) -> (kube::Client, Self) {
         let (service, handle) = mock::pair::<Request<Body>, Response<Body>>();
         (kube::Client::new(service, "default"), Self { name, handle })
     }
 
-    pub async fn expect(&mut self, method: Method, path: &str) -> Call {
+    pub(crate) async fn expect(&mut self, method: Method, path: &str) -> Call {
         let next = timeout(PATIENCE, self.handle.next_request()).await;
         let (request, respond) = next.unwrap_or_else(|_| panic!("{}: no {method} {path}", self.name)).unwrap();
         let (parts, body) = request.into_parts();
@@ -92,7 +83,7 @@ impl Server {
         Call { body, query: parts.uri.query().unwrap_or_default().to_owned(), respond }
     }
 
-    pub async fn expect_nothing(&mut self) {
+    pub(crate) async fn expect_nothing(&mut self) {
         if let Ok(Some((request, _))) = timeout(Duration::from_millis(100), self.handle.next_request()).await {
             panic!("{}: unexpected {} {}", self.name, request.method(), request.uri());
         }

@@ -3,13 +3,12 @@
 
 use super::*;
 use crate::pods::fixtures;
-use crate::volumes::Source;
-use crate::volumes::inventory::Inventory;
 use fixtures::Server;
 use http::Method;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
+use names::Source;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ const TENANT_POD: &str = "/api/v1/namespaces/shop/pods/web-0";
 const HOST_PODS: &str = "/api/v1/namespaces/team-a-dev-workload/pods";
 
 struct World {
-    reconciler: Arc<Reconciler>,
+    kubelet: Arc<Kubelet>,
     tenant_writer: Writer<Pod>,
     host_writer: Writer<Pod>,
     tenant: Server,
@@ -36,15 +35,14 @@ impl World {
         let queue = Arc::new(Queue::new());
         let copies = Copies::new(tenant.clone(), queue.clone(), shutdown.clone());
         let events = Arc::new(Events::start(&tenant_client, &tenant.node, &TaskTracker::new(), &shutdown));
-        let (records, services) = (Arc::new(Records::default()), Arc::new(Services::new()));
-        let reconciler = Reconciler { tenant, queue, records, services, copies, events, left: Inventory::default() };
-        let reconciler = Arc::new(reconciler);
+        let (records, (services, _)) = (Arc::new(Records::default()), Services::new());
+        let kubelet = Arc::new(Kubelet { tenant, queue, records, services, copies, events, leftovers: Leftovers::default() });
         let key = fixtures::key();
-        Self { reconciler, tenant_writer, host_writer, tenant: tenant_server, host: host_server, key, shutdown }
+        Self { kubelet, tenant_writer, host_writer, tenant: tenant_server, host: host_server, key, shutdown }
     }
 
     fn host_name(&self) -> String {
-        self.key.host_name(&self.reconciler.tenant.spec.uid).to_string()
+        self.key.host_name(&self.kubelet.tenant.spec.uid).to_string()
     }
 
     fn host_path(&self) -> String {
@@ -52,7 +50,7 @@ impl World {
     }
 
     fn watches(&self) -> Watches {
-        let Reconciler { tenant, queue, records, .. } = &*self.reconciler;
+        let Kubelet { tenant, queue, records, .. } = &*self.kubelet;
         Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), on_addresses: Box::new(|_| ()) }
     }
 
@@ -72,9 +70,9 @@ impl World {
         self.watches().take_host_event(event, &mut self.host_writer, &mut None);
     }
 
-    fn reconcile(&self) -> tokio::task::JoinHandle<Result<Option<Duration>, PodsError>> {
-        let (reconciler, key) = (self.reconciler.clone(), self.key.clone());
-        tokio::spawn(async move { reconciler.reconcile(&key).await })
+    fn step(&self) -> tokio::task::JoinHandle<Result<Option<Duration>, PodsError>> {
+        let (kubelet, key) = (self.kubelet.clone(), self.key.clone());
+        tokio::spawn(async move { sync::step(&kubelet, &key).await })
     }
 
     fn tenant_pod(&self, metadata: Value, status: Value) -> Value {
@@ -92,7 +90,7 @@ impl World {
     }
 
     fn host_pod(&self, metadata: Value, status: Value) -> Value {
-        let mut pod = serde_json::to_value(Pod { metadata: self.reconciler.owner().pod_metadata(&self.key), ..Pod::default() }).unwrap();
+        let mut pod = serde_json::to_value(Pod { metadata: self.kubelet.owner().pod_metadata(&self.key), ..Pod::default() }).unwrap();
         pod["metadata"]["uid"] = json!("host-uid");
         pod["metadata"].as_object_mut().unwrap().extend(match metadata {
             Value::Object(map) => map,
@@ -130,7 +128,7 @@ async fn a_pod_is_made_after_all_that_it_mounts() {
         {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
         {"configMap": {"name": "kube-root-ca.crt"}}]}}]);
     world.show_tenant(&pod);
-    let reconcile = world.reconcile();
+    let step = world.step();
 
     let token = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/serviceaccounts/robot/token").await;
     assert_eq!(token.body["spec"]["boundObjectRef"], json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "tenant-pod-uid"}));
@@ -139,7 +137,7 @@ async fn a_pod_is_made_after_all_that_it_mounts() {
     assert!(list.query.contains("fieldSelector=metadata.name%3Dkube-root-ca.crt"), "{}", list.query);
     list.answer(&json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "5"}, "items": [
         {"metadata": {"name": "kube-root-ca.crt", "namespace": "shop", "uid": "cm", "resourceVersion": "4"}, "data": {"ca.crt": "PEM"}}]}));
-    let copy = Source::config_map("shop", "kube-root-ca.crt").host_name(&world.reconciler.tenant.spec.uid, &fixtures::node());
+    let copy = Source::config_map("shop", "kube-root-ca.crt").host_name(&world.kubelet.tenant.spec.uid, &fixtures::node());
     let write = world.host.expect(Method::PATCH, &format!("/api/v1/namespaces/team-a-dev-workload/configmaps/{copy}")).await;
     assert!(!write.query.contains("force"), "a foreign object must not be taken over: {}", write.query);
     assert_eq!(write.body["data"], json!({"ca.crt": "PEM"}));
@@ -156,20 +154,20 @@ async fn a_pod_is_made_after_all_that_it_mounts() {
     let create = world.host.expect(Method::POST, HOST_PODS).await;
     let made = create.body.clone();
     create.answer(&made);
-    assert!(reconcile.await.unwrap().unwrap().is_some(), "looked for again if the watch does not show it");
-    assert!(world.reconciler.records.get(&world.key).made.is_some());
+    assert!(step.await.unwrap().unwrap().is_some(), "looked for again if the watch does not show it");
+    assert!(world.kubelet.records.get(&world.key).created.is_some());
 }
 
 #[tokio::test]
 async fn a_pod_that_was_made_is_not_made_again_before_the_watch_shows_it() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let create = world.host.expect(Method::POST, HOST_PODS).await;
     let made = create.body.clone();
     create.answer(&made);
-    reconcile.await.unwrap().unwrap();
-    world.reconcile().await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
+    world.step().await.unwrap().unwrap();
     world.host.expect_nothing().await;
 }
 
@@ -179,7 +177,7 @@ async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
     let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
     pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
     world.show_tenant(&pod);
-    assert_eq!(world.reconcile().await.unwrap().unwrap(), None);
+    assert_eq!(world.step().await.unwrap().unwrap(), None);
     let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
     assert_eq!(event.body["reason"], "UnsupportedField");
     assert_eq!(event.body["involvedObject"]["uid"], "tenant-pod-uid");
@@ -188,7 +186,7 @@ async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
     let made = event.body.clone();
     event.answer(&made);
     // Told once.
-    world.reconcile().await.unwrap().unwrap();
+    world.step().await.unwrap().unwrap();
     world.tenant.expect_nothing().await;
     world.host.expect_nothing().await;
 }
@@ -197,11 +195,11 @@ async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
 async fn a_refusal_of_the_host_is_told_in_the_tenants_words() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let create = world.host.expect(Method::POST, HOST_PODS).await;
     let message = format!("pods \"{}\" is forbidden: violates PodSecurity", world.host_name());
     create.fail(403, "Forbidden", &message);
-    assert!(reconcile.await.unwrap().unwrap().is_some());
+    assert!(step.await.unwrap().unwrap().is_some());
     let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
     assert_eq!(event.body["message"], "pods \"web-0\" is forbidden: violates PodSecurity");
 }
@@ -210,11 +208,11 @@ async fn a_refusal_of_the_host_is_told_in_the_tenants_words() {
 async fn somebody_elses_pod_of_that_name_is_left_alone() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let reconcile = world.reconcile();
+    let step = world.step();
     world.host.expect(Method::POST, HOST_PODS).await.fail(409, "AlreadyExists", "there");
     let read = world.host.expect(Method::GET, &world.host_path()).await;
     read.answer(&json!({"metadata": {"name": world.host_name(), "labels": {"nestling.dev/tenant": "another"}}}));
-    assert!(matches!(reconcile.await.unwrap(), Err(PodsError::ForeignHostPod(_))));
+    assert!(matches!(step.await.unwrap(), Err(PodsError::ForeignHostPod(_))));
     world.host.expect_nothing().await;
 }
 
@@ -223,7 +221,7 @@ async fn status_is_written_once() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
     world.show_host(&world.host_pod(json!({}), running()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
     assert_eq!(patch.body["metadata"], json!({"uid": "tenant-pod-uid"}));
     assert_eq!(patch.body["status"]["phase"], "Running");
@@ -231,8 +229,8 @@ async fn status_is_written_once() {
     let mut status = running();
     status["conditions"] = patch.body["status"]["conditions"].clone();
     patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), status));
-    reconcile.await.unwrap().unwrap();
-    world.reconcile().await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
+    world.step().await.unwrap().unwrap();
     world.tenant.expect_nothing().await;
     world.host.expect_nothing().await;
 }
@@ -242,7 +240,7 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(deleting(7), running()));
     world.show_host(&world.host_pod(json!({}), running()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let stop = world.host.expect(Method::DELETE, &world.host_path()).await;
     assert_eq!((&stop.body["gracePeriodSeconds"], &stop.body["preconditions"]["uid"]), (&json!(7), &json!("host-uid")));
     stop.answer(&world.host_pod(deleting(7), running()));
@@ -250,7 +248,7 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
     let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
     assert_eq!(patch.body["status"]["phase"], Value::Null, "still Running: {}", patch.body);
     patch.answer(&world.tenant_pod(deleting(7), running()));
-    reconcile.await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
 
     // The containers have ended; the host pod is gone.
     let mut ended = running();
@@ -259,7 +257,7 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
     let last = world.host_pod(deleting(7), ended);
     world.show_host(&last);
     world.host_event(watcher::Event::Delete(serde_json::from_value(last).unwrap()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
     assert_eq!(patch.body["status"]["phase"], "Failed");
     assert_eq!(patch.body["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
@@ -267,7 +265,7 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
     let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
     assert_eq!((&remove.body["gracePeriodSeconds"], &remove.body["preconditions"]["uid"]), (&json!(0), &json!("tenant-pod-uid")));
     remove.answer(&world.tenant_pod(deleting(0), running()));
-    reconcile.await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
     world.host.expect_nothing().await;
 }
 
@@ -275,10 +273,10 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
 async fn the_tenant_pod_stays_while_the_host_pod_may_be_there() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(deleting(7), running()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let read = world.host.expect(Method::GET, &world.host_path()).await;
     read.answer(&world.host_pod(json!({}), running()));
-    assert!(reconcile.await.unwrap().unwrap().is_some());
+    assert!(step.await.unwrap().unwrap().is_some());
     world.tenant.expect_nothing().await;
 }
 
@@ -286,11 +284,11 @@ async fn the_tenant_pod_stays_while_the_host_pod_may_be_there() {
 async fn a_pod_deleted_before_it_was_made_just_goes() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(deleting(30), json!({"phase": "Pending"})));
-    let reconcile = world.reconcile();
+    let step = world.step();
     world.host.expect(Method::GET, &world.host_path()).await.fail(404, "NotFound", "none");
     let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
     remove.answer(&world.tenant_pod(deleting(0), json!({})));
-    reconcile.await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -300,14 +298,14 @@ async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
     let host = world.host_pod(json!({}), running());
     world.show_host(&host);
     world.host_event(watcher::Event::Delete(serde_json::from_value(host).unwrap()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
     assert_eq!(patch.body["status"]["phase"], "Failed");
     let conditions = patch.body["status"]["conditions"].as_array().unwrap();
     assert!(conditions.iter().any(|condition| condition["type"] == "DisruptionTarget" && condition["status"] == "True"));
     patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), json!({"phase": "Failed"})));
-    reconcile.await.unwrap().unwrap();
-    world.reconcile().await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
+    world.step().await.unwrap().unwrap();
     world.tenant.expect_nothing().await;
     world.host.expect_nothing().await;
 }
@@ -317,17 +315,17 @@ async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
 async fn a_host_pod_that_the_store_lacks_and_the_host_has_disrupts_nothing() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), running()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let read = world.host.expect(Method::GET, &world.host_path()).await;
     read.answer(&world.host_pod(json!({}), running()));
-    assert!(reconcile.await.unwrap().unwrap().is_some(), "looked at again");
+    assert!(step.await.unwrap().unwrap().is_some(), "looked at again");
     world.tenant.expect_nothing().await;
 }
 
 /// A worker looks at a pod at any moment of an event's way into record and store, whether it is a single event or a list.
 #[tokio::test]
 async fn a_host_pod_that_appears_is_never_taken_for_removed() {
-    use super::plan::Plan;
+    use plan::Plan;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     const PODS: usize = 2000;
     let mut world = World::new();
@@ -338,18 +336,18 @@ async fn a_host_pod_that_appears_is_never_taken_for_removed() {
         (pod["metadata"]["name"], pod["metadata"]["uid"]) = (json!(key.name), json!(key.uid));
         world.show_tenant(&pod);
     }
-    let hosts: Vec<Pod> = keys.iter().map(|key| Pod { metadata: world.reconciler.owner().pod_metadata(key), ..Pod::default() }).collect();
+    let hosts: Vec<Pod> = keys.iter().map(|key| Pod { metadata: world.kubelet.owner().pod_metadata(key), ..Pod::default() }).collect();
     let (current, stop, looked) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
-    let reconciler = world.reconciler.clone();
+    let kubelet = world.kubelet.clone();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
                     while !stop.load(Ordering::SeqCst) {
                         let key = &keys[current.load(Ordering::SeqCst)];
-                        let plan = reconciler.view(key).unwrap().plan;
+                        let plan = sync::view(&kubelet, key).unwrap().plan;
                         looked.fetch_add(1, Ordering::Relaxed);
-                        assert!(matches!(plan, Plan::Realize | Plan::Mirror), "{key}: {plan:?}");
+                        assert!(matches!(plan, Plan::Start | Plan::Follow), "{key}: {plan:?}");
                     }
                 })
             })
@@ -378,11 +376,11 @@ async fn a_pod_removed_by_force_is_killed() {
     world.show_tenant(&pod);
     world.show_host(&world.host_pod(json!({}), running()));
     world.tenant_event(watcher::Event::Delete(serde_json::from_value(pod).unwrap()));
-    let reconcile = world.reconcile();
+    let step = world.step();
     let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
     assert_eq!((&kill.body["gracePeriodSeconds"], &kill.body["preconditions"]["uid"]), (&json!(1), &json!("host-uid")));
     kill.answer(&world.host_pod(deleting(1), running()));
-    reconcile.await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
     world.tenant.expect_nothing().await;
 }
 
@@ -391,7 +389,7 @@ async fn an_orphan_is_killed_only_when_the_tenant_says_that_its_pod_is_gone() {
     for (items, killed) in [(json!([]), true), (json!([{"metadata": {"name": "web-0", "uid": "tenant-pod-uid"}}]), false)] {
         let mut world = World::new();
         world.show_host(&world.host_pod(json!({}), running()));
-        let reconcile = world.reconcile();
+        let step = world.step();
         let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
         assert!(list.query.contains("spec.nodeName%3Dnode-1"), "nodes may list their own pods only: {}", list.query);
         list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
@@ -399,7 +397,7 @@ async fn an_orphan_is_killed_only_when_the_tenant_says_that_its_pod_is_gone() {
             let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
             kill.answer(&world.host_pod(deleting(1), running()));
         }
-        reconcile.await.unwrap().unwrap();
+        step.await.unwrap().unwrap();
         world.host.expect_nothing().await;
     }
 }
@@ -412,12 +410,12 @@ async fn a_pod_that_took_the_name_of_another_does_not_get_its_status() {
     let mut successor = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
     successor["metadata"]["uid"] = json!("successor");
     world.show_tenant(&successor);
-    let reconcile = world.reconcile();
+    let step = world.step();
     // The first pod is gone as far as its key goes.
     let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
     let items = json!([{"metadata": {"name": "web-0", "uid": "successor"}}]);
     list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
     let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
     kill.answer(&world.host_pod(deleting(1), running()));
-    reconcile.await.unwrap().unwrap();
+    step.await.unwrap().unwrap();
 }

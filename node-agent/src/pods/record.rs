@@ -1,9 +1,9 @@
 //! What is remembered of each pod beside the stores.
 
-use super::key::PodKey;
+use super::names::PodKey;
 use super::plan::Known;
 use super::translate::Needs;
-use crate::volumes::pod_secret::PodSecret;
+use super::volumes::pod_secret::PodSecret;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,35 +11,35 @@ use tokio::time::Instant;
 
 /// What is known of one pod.
 #[derive(Clone, Debug, Default)]
-pub struct Record {
-    /// The host pod as the API answered its creation, until the watch shows it.
-    pub made: Option<(Arc<Pod>, Instant)>,
+pub(crate) struct Record {
+    /// The host pod as the API answered its creation, until the watch delivers it.
+    pub(crate) created: Option<(Arc<Pod>, Instant)>,
     /// The store of host pods has had one. Set after the store took it, never before: see `Watches::take_host_event`.
-    pub seen: bool,
-    /// The host pod as it was when its removal was seen.
-    pub last: Option<Arc<Pod>>,
+    pub(crate) observed: bool,
+    /// The host pod as its Delete event had it.
+    pub(crate) last_host: Option<Arc<Pod>>,
     /// The tenant pod as our last status write returned it.
-    pub posted: Option<Arc<Pod>>,
-    /// The tenant pod as it was when its removal was seen.
-    pub departed: Option<Arc<Pod>>,
+    pub(crate) written: Option<Arc<Pod>>,
+    /// The tenant pod as its Delete event had it.
+    pub(crate) deleted: Option<Arc<Pod>>,
     /// What the pod needs on the host, once it was translated.
-    pub needs: Option<Arc<Needs>>,
+    pub(crate) needs: Option<Arc<Needs>>,
     /// Copies of `needs` are held.
-    pub acquired: bool,
-    pub secret: Option<PodSecret>,
-    /// What the tenant was told by events of the agent's own, so that it is told once.
-    pub told: BTreeSet<String>,
+    pub(crate) holds_copies: bool,
+    pub(crate) secret: Option<PodSecret>,
+    /// Reason and message of the events that the agent emitted of its own, so that it repeats none.
+    pub(crate) emitted: BTreeSet<String>,
     /// Attempts that failed in a row.
-    pub failures: u32,
+    pub(crate) failures: u32,
 }
 
 impl Record {
-    /// `started`: the tenant pod's status has a start time, which only a realized pod gets.
-    pub fn known(&self, started: bool) -> Known {
-        if self.seen || self.last.is_some() || started {
+    /// `started`: the tenant pod's status has a start time, which only a pod with a host pod gets.
+    pub(crate) fn known(&self, started: bool) -> Known {
+        if self.observed || self.last_host.is_some() || started {
             Known::Existed
-        } else if self.made.is_some() {
-            Known::Made
+        } else if self.created.is_some() {
+            Known::Created
         } else {
             Known::Never
         }
@@ -48,23 +48,24 @@ impl Record {
 
 /// The records of a tenant's pods on this node.
 #[derive(Debug, Default)]
-pub struct Records(Mutex<HashMap<PodKey, Record>>);
+pub(crate) struct Records(Mutex<HashMap<PodKey, Record>>);
 
 impl Records {
-    pub fn get(&self, key: &PodKey) -> Record {
+    /// A copy of the record; an empty one for a pod without.
+    pub(crate) fn get(&self, key: &PodKey) -> Record {
         self.with(|records| records.get(key).cloned().unwrap_or_default())
     }
 
-    /// Changes one record. Watches and the pod's own reconcile both do, each its own fields.
-    pub fn update<T>(&self, key: &PodKey, change: impl FnOnce(&mut Record) -> T) -> T {
+    /// Changes one record. Watches and the pod's own worker both do, each its own fields.
+    pub(crate) fn update<T>(&self, key: &PodKey, change: impl FnOnce(&mut Record) -> T) -> T {
         self.with(|records| change(records.entry(key.clone()).or_default()))
     }
 
-    pub fn remove(&self, key: &PodKey) {
+    pub(crate) fn remove(&self, key: &PodKey) {
         self.with(|records| drop(records.remove(key)));
     }
 
-    pub fn keys(&self) -> Vec<PodKey> {
+    pub(crate) fn keys(&self) -> Vec<PodKey> {
         self.with(|records| records.keys().cloned().collect())
     }
 

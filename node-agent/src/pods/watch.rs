@@ -1,76 +1,50 @@
-//! The watches that drive everything: the tenant's pods on this node and the host pods that realize them. Each event goes
-//! into the store, then its pod into the queue; nothing is batched or delayed.
+//! The watches that drive everything: the tenant's pods on this node and the host pods made for them. Each event goes into
+//! the store, then its pod into the queue; nothing is batched or delayed.
 
-use super::backoff::RetryBackoff;
-use super::key::PodKey;
-use super::ownership;
-use super::queue::Queue;
+use super::names::{self, PodKey};
 use super::record::Records;
-use super::status::is_terminal;
+use super::status::has_ended;
 use crate::tenant::Tenant;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::WatchStreamExt;
+use kube::Api;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::watcher::{Config, Event, watcher};
-use kube::{Api, Resource};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher::{Config, Event};
+use nestling_runtime::kube::follow;
+use nestling_runtime::queue::Queue;
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use std::net::IpAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Feeds the events of a watch to `act` until `shutdown`, through all failures.
-pub async fn follow<K>(api: Api<K>, config: Config, what: &'static str, shutdown: CancellationToken, mut act: impl FnMut(Event<K>))
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let mut events = pin!(watcher(api, config).backoff(RetryBackoff::watch()));
-    let mut failing = false;
-    while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
-        match event {
-            Ok(event) => {
-                failing = false;
-                act(event);
-            }
-            // The backoff keeps retrying; a long outage is told once.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(what, %error, "watch failed, retrying");
-            }
-            Err(error) => tracing::debug!(what, %error, "watch failed again"),
-        }
-    }
-}
+/// Called with the addresses of all pods of the tenant on this node, whenever they have changed.
+pub(crate) type OnAddresses = Box<dyn Fn(&BTreeSet<IpAddr>) + Send + Sync>;
 
 /// What both watches share.
-pub struct Watches {
-    pub tenant: Arc<Tenant>,
-    pub queue: Arc<Queue<PodKey>>,
-    pub records: Arc<Records>,
-    pub on_addresses: Box<dyn Fn(&BTreeSet<IpAddr>) + Send + Sync>,
+pub(crate) struct Watches {
+    pub(crate) tenant: Arc<Tenant>,
+    pub(crate) queue: Arc<Queue<PodKey>>,
+    pub(crate) records: Arc<Records>,
+    pub(crate) on_addresses: OnAddresses,
 }
 
 impl Watches {
     /// Follows the tenant's pods on this node.
-    pub async fn tenant_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
+    pub(crate) async fn tenant_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
         let api: Api<Pod> = Api::all(self.tenant.kubelet.clone());
         let config = Config::default().fields(&format!("spec.nodeName={}", self.tenant.node));
         follow(api, config, "tenant pods", shutdown, |event| self.take_tenant_event(event, &mut writer)).await;
     }
 
     /// Follows the host pods of this tenant and node.
-    pub async fn host_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
+    pub(crate) async fn host_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
         let api: Api<Pod> = Api::namespaced(self.tenant.host.clone(), self.tenant.spec.workload_namespace.as_str());
-        let config = Config::default().labels(&ownership::selector(&self.tenant));
-        let mut told = None;
-        follow(api, config, "host pods", shutdown, |event| self.take_host_event(event, &mut writer, &mut told)).await;
+        let config = Config::default().labels(&names::selector(&self.tenant));
+        let mut reported = None;
+        follow(api, config, "host pods", shutdown, |event| self.take_host_event(event, &mut writer, &mut reported)).await;
     }
 
-    pub fn take_tenant_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>) {
+    pub(crate) fn take_tenant_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>) {
         let event = event.modify(trim);
         let mut keys = self.tenant_keys(&event);
         writer.apply_watcher_event(&event);
@@ -82,49 +56,53 @@ impl Watches {
         }
     }
 
-    /// `told`: the addresses that the proxy was last told.
+    /// `reported`: the addresses that were last passed on.
     ///
     /// A worker reads the record of a pod first and the store next, at any moment in between these lines, and takes a host
-    /// pod for removed when the record has `seen` one that the store has not. So the record follows the store when a pod
-    /// appears, and precedes it when a pod goes.
-    pub fn take_host_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>, told: &mut Option<BTreeSet<IpAddr>>) {
+    /// pod for removed when the record has `observed` one that the store does not hold. So the record follows the store when
+    /// a pod appears, and precedes it when a pod goes.
+    pub(crate) fn take_host_event(&self, event: Event<Pod>, writer: &mut Writer<Pod>, reported: &mut Option<BTreeSet<IpAddr>>) {
         let event = event.modify(trim);
-        let mut keys = self.host_keys(&event);
+        let mut keys = match &event {
+            Event::Apply(pod) | Event::Delete(pod) => PodKey::of_host(pod).into_iter().collect(),
+            Event::InitDone => self.all(),
+            Event::Init | Event::InitApply(_) => Vec::new(),
+        };
         if let Event::Delete(pod) = &event {
-            self.host_pod_removed(pod);
+            self.host_pod_deleted(pod);
         }
         writer.apply_watcher_event(&event);
         match &event {
-            Event::Apply(pod) => self.host_pod_shown(pod),
+            Event::Apply(pod) => self.host_pod_observed(pod),
             // The pods of a list are in the store only now.
             Event::InitDone => {
-                self.tenant.stores.host.state().iter().for_each(|pod| self.host_pod_shown(pod));
+                self.tenant.stores.host.state().iter().for_each(|pod| self.host_pod_observed(pod));
                 keys.extend(self.all());
             }
             Event::Delete(_) | Event::Init | Event::InitApply(_) => {}
         }
         if !matches!(event, Event::Init | Event::InitApply(_)) {
-            self.tell_sources(told);
+            self.report_addresses(reported);
         }
         for key in keys {
             self.queue.add(key);
         }
     }
 
-    fn host_pod_shown(&self, pod: &Pod) {
+    fn host_pod_observed(&self, pod: &Pod) {
         if let Some(key) = PodKey::of_host(pod) {
             self.records.update(&key, |record| {
-                record.made = None;
-                record.seen = true;
+                record.created = None;
+                record.observed = true;
             });
         }
     }
 
-    fn host_pod_removed(&self, pod: &Pod) {
+    fn host_pod_deleted(&self, pod: &Pod) {
         if let Some(key) = PodKey::of_host(pod) {
             self.records.update(&key, |record| {
-                record.made = None;
-                record.last = Some(Arc::new(pod.clone()));
+                record.created = None;
+                record.last_host = Some(Arc::new(pod.clone()));
             });
         }
     }
@@ -139,14 +117,15 @@ impl Watches {
                 let before = self.tenant.stores.tenant.get(&reference).and_then(|pod| PodKey::of_tenant(&pod));
                 let now = PodKey::of_tenant(pod);
                 if let Some(key) = &now {
-                    self.records.update(key, |record| record.posted = record.posted.take().filter(|posted| version(posted) > version(pod)));
+                    let is_newer = |written: &Arc<Pod>| version(written) > version(pod);
+                    self.records.update(key, |record| record.written = record.written.take().filter(is_newer));
                 }
                 before.filter(|before| Some(before) != now.as_ref()).into_iter().chain(now.clone()).collect()
             }
             Event::Delete(pod) => {
                 let key = PodKey::of_tenant(pod);
                 if let Some(key) = &key {
-                    self.records.update(key, |record| record.departed = Some(Arc::new(pod.clone())));
+                    self.records.update(key, |record| record.deleted = Some(Arc::new(pod.clone())));
                 }
                 key.into_iter().collect()
             }
@@ -155,16 +134,8 @@ impl Watches {
         }
     }
 
-    fn host_keys(&self, event: &Event<Pod>) -> Vec<PodKey> {
-        match event {
-            Event::Apply(pod) | Event::Delete(pod) => PodKey::of_host(pod).into_iter().collect(),
-            Event::InitDone => self.all(),
-            Event::Init | Event::InitApply(_) => Vec::new(),
-        }
-    }
-
-    /// Every pod that anybody knows of. Asked before and after a full list is taken: some pods may be new in it, others may
-    /// have vanished without an event.
+    /// Every pod that is known. Taken before and after a full list: some pods may be new in it, others may be gone without
+    /// an event.
     fn all(&self) -> Vec<PodKey> {
         let stores = &self.tenant.stores;
         let tenant = stores.tenant.state();
@@ -178,12 +149,11 @@ impl Watches {
         keys.into_iter().collect()
     }
 
-    /// The addresses that the proxy has to treat as this tenant's.
-    fn tell_sources(&self, told: &mut Option<BTreeSet<IpAddr>>) {
+    fn report_addresses(&self, reported: &mut Option<BTreeSet<IpAddr>>) {
         let now: BTreeSet<IpAddr> = self.tenant.stores.host.state().iter().flat_map(|pod| addresses(pod)).collect();
-        if told.as_ref() != Some(&now) {
+        if reported.as_ref() != Some(&now) {
             (self.on_addresses)(&now);
-            *told = Some(now);
+            *reported = Some(now);
         }
     }
 }
@@ -192,7 +162,7 @@ impl Watches {
 /// another pod's by then.
 fn addresses(pod: &Pod) -> Vec<IpAddr> {
     let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or_default();
-    let Some(status) = pod.status.as_ref().filter(|status| !host_network && !is_terminal(status.phase.as_ref())) else {
+    let Some(status) = pod.status.as_ref().filter(|_| !host_network && !has_ended(pod)) else {
         return Vec::new();
     };
     let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
@@ -200,7 +170,7 @@ fn addresses(pod: &Pod) -> Vec<IpAddr> {
 }
 
 /// Resource versions can be compared as numbers since Kubernetes 1.35 (KEP-5504), and were numbers before.
-pub fn version(pod: &Pod) -> u64 {
+pub(crate) fn version(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
 
@@ -215,7 +185,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn only_live_pods_with_an_own_network_are_sources() {
+    fn only_live_pods_with_an_own_network_have_addresses() {
         let pod = |host_network: bool, phase: &str| -> Pod {
             serde_json::from_value(json!({
                 "metadata": {}, "spec": {"containers": [], "hostNetwork": host_network},

@@ -7,6 +7,7 @@ use crate::control::identity::{self, Issued, Purpose};
 use crate::node::{self, HostNode};
 use crate::pods;
 use crate::proxy::{self, Proxy};
+use crate::services::Services;
 use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
 use kube::Client;
 use nestling_crds::names::NodeName;
@@ -125,8 +126,11 @@ async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Co
     let mut parts: JoinSet<&'static str> = JoinSet::new();
     let (proxy, uid) = (agent.proxy.clone(), spec.uid.clone());
     let on_addresses = move |addresses: &BTreeSet<IpAddr>| proxy.set_sources(&uid, addresses);
+    let (services, _changes) = Services::new();
+    let (list, client, shutdown) = (services.clone(), tenant.kubelet.clone(), stop.clone());
+    parts.spawn(part("services", async move { list.follow(client, shutdown).await }).in_current_span());
     parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), agent.proxy.clone(), stop.clone())).in_current_span());
-    parts.spawn(part("pods", pods::run(tenant.clone(), writers, on_addresses, stop.clone())).in_current_span());
+    parts.spawn(part("pods", pods::run(tenant.clone(), writers, services, on_addresses, stop.clone())).in_current_span());
     parts.spawn(part("node", node::run(tenant.clone(), agent.host_node.clone(), stop.clone())).in_current_span());
     match parts.join_next().await {
         Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),

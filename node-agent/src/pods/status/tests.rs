@@ -1,8 +1,6 @@
 use super::*;
 use crate::pods::fixtures;
-use crate::pods::ownership::Owner;
-use crate::pods::translate::Needs;
-use crate::volumes::Source;
+use crate::pods::names::{Owner, Source};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -13,10 +11,10 @@ fn now() -> Timestamp {
     LATER.parse().unwrap()
 }
 
-fn rewrite(host: &Pod) -> Rewrite {
+fn text(host: &Pod) -> TenantText {
     let (tenant, node) = (fixtures::tenant_spec(), fixtures::node());
-    let needs = Needs { sources: [Source::config_map("shop", "settings")].into(), ..Needs::default() };
-    Rewrite::new(&Owner { tenant: &tenant, node: &node }, &fixtures::key(), Some(host), &needs)
+    let sources = [Source::config_map("shop", "settings")].into();
+    TenantText::new(Owner { tenant: &tenant, node: &node }, &fixtures::key(), Some(host), &sources)
 }
 
 fn tenant(metadata: Value, spec: Value, status: Value) -> Pod {
@@ -93,7 +91,7 @@ fn condition<'a>(status: &'a PodStatus, type_: &str) -> &'a k8s_openapi::api::co
 #[test]
 fn a_running_pod_is_mirrored_with_the_tenants_own_facts_kept() {
     let (tenant, host) = (fresh(), running());
-    let status = mirrored(&tenant, &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&tenant, &host, &text(&host), now()).unwrap();
     insta::assert_yaml_snapshot!("running_status", status);
     insta::assert_yaml_snapshot!("running_patch", patch(tenant.status.as_ref().unwrap(), &status));
 }
@@ -101,21 +99,21 @@ fn a_running_pod_is_mirrored_with_the_tenants_own_facts_kept() {
 #[test]
 fn nothing_is_written_before_the_hosts_kubelet_took_the_pod_up() {
     let host = host(json!({"uid": "host-uid"}), json!({"phase": "Pending"}));
-    assert_eq!(mirrored(&fresh(), &host, &rewrite(&host), now()), None);
+    assert_eq!(mirrored(&fresh(), &host, &text(&host), now()), None);
 }
 
 #[test]
 fn the_same_status_is_not_written_twice() {
     let host = running();
     let tenant = fresh();
-    let first = mirrored(&tenant, &host, &rewrite(&host), now()).unwrap();
+    let first = mirrored(&tenant, &host, &text(&host), now()).unwrap();
     let tenant = written(&tenant, first.clone());
-    let second = mirrored(&tenant, &host, &rewrite(&host), "2026-01-01T01:00:00Z".parse().unwrap()).unwrap();
+    let second = mirrored(&tenant, &host, &text(&host), "2026-01-01T01:00:00Z".parse().unwrap()).unwrap();
     assert_eq!(patch(&first, &second), None);
 }
 
 #[test]
-fn waiting_messages_speak_of_tenant_names() {
+fn waiting_messages_have_tenant_names() {
     let key = fixtures::key();
     let spec = fixtures::tenant_spec();
     let copy = Source::config_map("shop", "settings").host_name(&spec.uid, &fixtures::node());
@@ -125,7 +123,7 @@ fn waiting_messages_speak_of_tenant_names() {
             "state": {"waiting": {"reason": "CreateContainerConfigError",
                 "message": format!("configmap \"{copy}\" not found in pod {}_{}(host-uid)", key.host_name(&spec.uid), spec.workload_namespace)}}}]}),
     );
-    let status = mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&fresh(), &host, &text(&host), now()).unwrap();
     let waiting = status.container_statuses.unwrap().remove(0).state.unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CreateContainerConfigError"));
     assert_eq!(waiting.message.as_deref(), Some("configmap \"settings\" not found in pod web-0_shop(tenant-pod-uid)"));
@@ -136,13 +134,13 @@ fn readiness_gates_hold_ready_back_until_they_are_true() {
     let gates = json!({"readinessGates": [{"conditionType": "example.org/lb"}]});
     let host = running();
     let without = tenant(json!({}), gates.clone(), json!({"phase": "Pending"}));
-    let status = mirrored(&without, &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&without, &host, &text(&host), now()).unwrap();
     assert_eq!(condition(&status, "ContainersReady").status, "True");
     assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("ReadinessGatesNotReady"));
 
     let gate = json!({"type": "example.org/lb", "status": "True", "lastTransitionTime": EARLIER});
     let with = tenant(json!({}), gates, json!({"phase": "Running", "conditions": [gate]}));
-    let status = mirrored(&with, &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&with, &host, &text(&host), now()).unwrap();
     assert_eq!(condition(&status, "Ready").status, "True");
     assert_eq!(condition(&status, "Ready").last_transition_time.as_ref().unwrap().0, now());
     assert_eq!(condition(&status, "example.org/lb").status, "True");
@@ -154,7 +152,7 @@ fn transition_times_and_start_time_stay_while_nothing_flips() {
     let status = tenant.status.as_mut().unwrap();
     status.start_time = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(EARLIER.parse().unwrap()));
     let host = running();
-    let status = mirrored(&tenant, &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&tenant, &host, &text(&host), now()).unwrap();
     assert_eq!(status.start_time.as_ref().unwrap().0.to_string(), EARLIER);
     assert_eq!(condition(&status, "PodScheduled").last_transition_time.as_ref().unwrap().0.to_string(), EARLIER);
 }
@@ -163,7 +161,7 @@ fn transition_times_and_start_time_stay_while_nothing_flips() {
 fn a_terminal_phase_is_never_left() {
     let tenant = tenant(json!({}), json!({}), json!({"phase": "Succeeded", "reason": "mine", "startTime": EARLIER}));
     let host = running();
-    let status = mirrored(&tenant, &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&tenant, &host, &text(&host), now()).unwrap();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Succeeded"), Some("mine")));
 }
 
@@ -175,7 +173,7 @@ fn an_eviction_on_the_host_is_one_in_the_tenant() {
     status.message = Some("The node was low on resource: memory.".into());
     let disruption = json!({"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "message": "host detail"});
     status.conditions.as_mut().unwrap().push(serde_json::from_value(disruption).unwrap());
-    let status = mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&fresh(), &host, &text(&host), now()).unwrap();
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     assert_eq!(condition(&status, "DisruptionTarget").reason.as_deref(), Some("TerminationByKubelet"));
     assert_eq!(condition(&status, "DisruptionTarget").message.as_deref(), Some("The pod was stopped by the node it ran on"));
@@ -185,39 +183,39 @@ fn an_eviction_on_the_host_is_one_in_the_tenant() {
 fn a_pod_that_the_host_stops_is_no_success_whatever_its_exit_code() {
     let leaving = json!({"uid": "host-uid", "deletionTimestamp": EARLIER, "deletionGracePeriodSeconds": 30});
     let host = ended_host(leaving.clone(), "Succeeded", 0);
-    let status = mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&fresh(), &host, &text(&host), now()).unwrap();
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(condition(&status, "DisruptionTarget").status, "True");
 
     // While its containers still run, it runs.
     let mut host = running();
     host.metadata = serde_json::from_value(leaving).unwrap();
-    assert_eq!(mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap().phase.as_deref(), Some("Running"));
+    assert_eq!(mirrored(&fresh(), &host, &text(&host), now()).unwrap().phase.as_deref(), Some("Running"));
 
     // When the tenant deletes it, the exit code counts.
     let deleted = tenant(json!({"deletionTimestamp": EARLIER}), json!({}), json!({"phase": "Running"}));
     let host = ended_host(json!({"uid": "host-uid", "deletionTimestamp": EARLIER}), "Succeeded", 0);
-    assert_eq!(mirrored(&deleted, &host, &rewrite(&host), now()).unwrap().phase.as_deref(), Some("Succeeded"));
+    assert_eq!(mirrored(&deleted, &host, &text(&host), now()).unwrap().phase.as_deref(), Some("Succeeded"));
 }
 
 #[test]
 fn a_vanished_host_pod_fails_the_tenant_pod() {
     let host = running();
-    let tenant = written(&fresh(), mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap());
-    let status = disrupted(&tenant, Some(&host), &rewrite(&host), now());
+    let tenant = written(&fresh(), mirrored(&fresh(), &host, &text(&host), now()).unwrap());
+    let status = disrupted(&tenant, Some(&host), &text(&host), now());
     insta::assert_yaml_snapshot!("disrupted_patch", patch(tenant.status.as_ref().unwrap(), &status));
     // Known or not, the outcome is the same.
-    assert_eq!(disrupted(&tenant, None, &rewrite(&host), now()), status);
+    assert_eq!(disrupted(&tenant, None, &text(&host), now()), status);
 }
 
 #[test]
 fn the_last_status_of_a_deleted_pod_is_terminal() {
-    let rewrite = rewrite(&running());
+    let text = text(&running());
     let last = ended_host(json!({"uid": "host-uid"}), "Running", 0);
-    assert_eq!(ended(&fresh(), Some(&last), &rewrite, now()).phase.as_deref(), Some("Succeeded"));
+    assert_eq!(ended(&fresh(), Some(&last), &text, now()).phase.as_deref(), Some("Succeeded"));
     let last = ended_host(json!({"uid": "host-uid"}), "Running", 3);
-    assert_eq!(ended(&fresh(), Some(&last), &rewrite, now()).phase.as_deref(), Some("Failed"));
-    let unknown = ended(&fresh(), Some(&running()), &rewrite, now());
+    assert_eq!(ended(&fresh(), Some(&last), &text, now()).phase.as_deref(), Some("Failed"));
+    let unknown = ended(&fresh(), Some(&running()), &text, now());
     assert_eq!(unknown.phase.as_deref(), Some("Failed"));
     let state = unknown.container_statuses.unwrap().remove(0).state.unwrap().terminated.unwrap();
     assert_eq!((state.exit_code, state.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
@@ -227,12 +225,12 @@ fn the_last_status_of_a_deleted_pod_is_terminal() {
 #[test]
 fn a_new_address_replaces_the_old() {
     let host = running();
-    let tenant = written(&fresh(), mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap());
+    let tenant = written(&fresh(), mirrored(&fresh(), &host, &text(&host), now()).unwrap());
     let mut moved = host.clone();
     let status = moved.status.as_mut().unwrap();
     status.pod_ip = Some("10.244.1.9".into());
     status.pod_ips = serde_json::from_value(json!([{"ip": "10.244.1.9"}])).unwrap();
-    let status = mirrored(&tenant, &moved, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&tenant, &moved, &text(&host), now()).unwrap();
     assert_eq!(
         patch(tenant.status.as_ref().unwrap(), &status),
         Some(json!({"podIP": "10.244.1.9", "podIPs": [{"$patch": "replace"}, {"ip": "10.244.1.9"}]}))
@@ -245,9 +243,9 @@ fn conditions_that_the_host_drops_go_and_those_of_others_stay() {
     let conditions = host.status.as_mut().unwrap().conditions.as_mut().unwrap();
     let resize = json!({"type": "PodResizePending", "status": "True", "reason": "Deferred"});
     conditions.push(serde_json::from_value(resize).unwrap());
-    let tenant = written(&fresh(), mirrored(&fresh(), &host, &rewrite(&host), now()).unwrap());
+    let tenant = written(&fresh(), mirrored(&fresh(), &host, &text(&host), now()).unwrap());
     let after = running();
-    let status = mirrored(&tenant, &after, &rewrite(&host), now()).unwrap();
+    let status = mirrored(&tenant, &after, &text(&host), now()).unwrap();
     assert_eq!(
         patch(tenant.status.as_ref().unwrap(), &status),
         Some(json!({"conditions": [{"$patch": "delete", "type": "PodResizePending"}]}))
@@ -267,7 +265,7 @@ proptest! {
                 host.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now()));
             }
             let before = pod.status.clone().unwrap().phase.unwrap();
-            let status = mirrored(&pod, &host, &rewrite(&host), now()).unwrap();
+            let status = mirrored(&pod, &host, &text(&host), now()).unwrap();
             let after = status.phase.clone().unwrap();
             if order(&before) >= 2 {
                 prop_assert_eq!(&before, &after);

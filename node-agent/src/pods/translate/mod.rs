@@ -1,84 +1,102 @@
-//! Tenant pod → host pod. Pure: a tenant pod and what is known around it go in, the host pod comes out with the list of
-//! host objects it needs, or the list of fields that stand in the way.
+//! Tenant pod → host pod, in one pass and without IO: the tenant pod goes in; out come the host objects that it needs beside
+//! itself and the host pod, or the list of fields that stand in the way.
 //!
 //! Every API struct that carries meaning is taken apart without `..`, so a field that a new Kubernetes version adds does
-//! not compile until somebody decides: it is handled, or dropped with a written reason, or refused by name. A refused
+//! not compile until it is decided on: it is handled, or dropped with a written reason, or refused by name. A refused
 //! field means no host pod at all: a pod that runs without something it asked for is worse than one that waits.
 //!
-//! `pod_spec` is the pod, `container` its containers with `env` (and `service_env`), `volume` its volumes with
-//! `projected` for those made of files, `dns`, `security` the rest.
+//! The pass goes from `pod` to its `containers`, their `env` and its `volumes`. Service variables depend on the copies that
+//! `envFrom` refers to, so [`add_service_variables`] puts them in when those are known.
 
-mod container;
-mod dns;
+mod containers;
 mod env;
-mod pod_spec;
-mod projected;
-mod refusal;
-mod security;
-mod service_env;
-mod volume;
+mod pod;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
 
-pub use refusal::Refusal;
+pub(crate) use env::add_service_variables;
 
-use super::key::PodKey;
-use super::ownership::Owner;
-use super::services::ServiceFacts;
-use crate::volumes::Source;
-use crate::volumes::files::PodFiles;
+use super::names::{Owner, PodKey, Source};
+use super::volumes::pod_secret::PodFiles;
 use k8s_openapi::api::core::v1::Pod;
-use nestling_crds::names::HostName;
-use refusal::Refusals;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
 
-/// What is known around a pod.
-#[derive(Clone, Debug)]
-pub struct Context<'a> {
-    pub owner: Owner<'a>,
-    /// The Services that the pod can see ([`super::services::Services::visible_from`]).
-    pub services: &'a [ServiceFacts],
-    /// Keys of the objects that `envFrom` may refer to, as far as known.
-    pub keys: &'a BTreeMap<Source, Arc<BTreeSet<String>>>,
-}
+/// Longest quoted value, in characters: events have little room.
+const MAX_VALUE: usize = 120;
 
 /// Host objects that a pod needs beside itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    pub sources: BTreeSet<Source>,
-    /// Those of `sources` that some `envFrom` names.
-    pub env_from: BTreeSet<Source>,
-    pub files: PodFiles,
+pub(crate) struct Needs {
+    /// What the host has to have copies of.
+    pub(crate) sources: BTreeSet<Source>,
+    /// What the pod Secret has to hold.
+    pub(crate) files: PodFiles,
 }
 
-/// The outcome: what the pod needs is known even when it cannot be realized.
+/// The outcome. What the pod needs is known even when it is refused.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Translation {
-    pub needs: Needs,
+pub(crate) struct Translation {
+    pub(crate) needs: Needs,
     /// Never empty when an error.
-    pub pod: Result<Box<Pod>, Vec<Refusal>>,
+    pub(crate) pod: Result<Box<Pod>, Vec<Refusal>>,
+}
+
+/// A field that the host pod cannot be made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// Path from the pod, e.g. `spec.volumes[0].persistentVolumeClaim`.
+    pub(crate) field: String,
+    /// The value as JSON, cut.
+    pub(crate) value: String,
+    pub(crate) reason: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(field: impl Into<String>, value: &impl Serialize, reason: impl Into<String>) -> Self {
+        let value = serde_json::to_string(value).unwrap_or_default();
+        let cut = if value.chars().count() > MAX_VALUE { value.chars().take(MAX_VALUE).chain("…".chars()).collect() } else { value };
+        Self { field: field.into(), value: cut, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}): {}", self.field, self.value, self.reason)
+    }
 }
 
 /// Translates `pod`, whose key is `key`.
-pub fn translate(key: &PodKey, pod: &Pod, context: &Context<'_>) -> Translation {
-    let mut translator = Translator { key, pod, context, needs: Needs::default(), refusals: Refusals::default() };
+pub(crate) fn translate(owner: Owner<'_>, key: &PodKey, pod: &Pod) -> Translation {
+    let mut translator = Translator { owner, key, pod, needs: Needs::default(), refusals: Vec::new() };
     let host = translator.pod();
     let Translator { needs, refusals, .. } = translator;
-    Translation { needs, pod: refusals.into_result(Box::new(host)) }
+    Translation { needs, pod: if refusals.is_empty() { Ok(Box::new(host)) } else { Err(refusals) } }
 }
 
-/// The pass over one pod; its methods live beside what they translate.
+/// The pass over one pod; its methods stand beside what they translate.
 struct Translator<'a> {
+    owner: Owner<'a>,
     key: &'a PodKey,
     pod: &'a Pod,
-    context: &'a Context<'a>,
     needs: Needs,
-    refusals: Refusals,
+    refusals: Vec<Refusal>,
 }
 
 impl Translator<'_> {
+    /// Refuses the field `{path}.{field}` if it is set at all.
+    fn refuse<T: Serialize>(&mut self, path: &str, field: &str, value: Option<&T>, reason: &str) {
+        self.refusals.extend(value.map(|value| Refusal::new(format!("{path}.{field}"), value, reason)));
+    }
+
+    /// Translates a list whose elements have a path.
+    fn each<T, U>(&mut self, path: &str, list: Vec<T>, mut one: impl FnMut(&mut Self, String, T) -> U) -> Vec<U> {
+        list.into_iter().enumerate().map(|(index, item)| one(self, format!("{path}[{index}]"), item)).collect()
+    }
+
     /// Name of the host copy of a ConfigMap in the pod's namespace.
     fn config_map(&mut self, name: &str) -> String {
         self.source(Source::config_map(&self.key.namespace, name))
@@ -90,13 +108,8 @@ impl Translator<'_> {
     }
 
     fn source(&mut self, source: Source) -> String {
-        let owner = &self.context.owner;
-        let name = source.host_name(&owner.tenant.uid, owner.node).to_string();
+        let name = source.host_name(&self.owner.tenant.uid, self.owner.node).to_string();
         self.needs.sources.insert(source);
         name
-    }
-
-    fn pod_secret(&self) -> HostName {
-        self.key.secret_name(&self.context.owner.tenant.uid)
     }
 }

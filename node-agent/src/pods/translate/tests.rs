@@ -1,38 +1,50 @@
 use super::*;
 use crate::pods::fixtures;
-use crate::pods::services::PortFacts;
+use crate::services::{PortFacts, Protocol, ServiceFacts};
 use crate::tenant::TenantSpec;
 use k8s_openapi::api::core::v1::PodSpec;
-use nestling_crds::names::NodeName;
+use nestling_crds::names::{NodeName, TenantName};
 use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-fn service(namespace: &str, name: &str, cluster_ip: &str, ports: &[(Option<&str>, i32, &str)]) -> ServiceFacts {
-    let ports = ports.iter().map(|(name, port, protocol)| PortFacts {
-        name: name.map(str::to_owned),
-        port: *port,
-        protocol: (*protocol).to_owned(),
-    });
-    ServiceFacts { namespace: namespace.into(), name: name.into(), cluster_ip: cluster_ip.into(), ports: ports.collect() }
+fn service(namespace: &str, name: &str, cluster_ip: &str, ports: &[(&str, u16, Protocol)]) -> Arc<ServiceFacts> {
+    let ports = ports.iter().map(|(name, port, protocol)| PortFacts { name: (*name).to_owned(), port: *port, protocol: *protocol });
+    Arc::new(ServiceFacts {
+        name: TenantName::new(namespace, name),
+        cluster_ips: vec![cluster_ip.parse().unwrap()],
+        ports: ports.collect(),
+        local_only: false,
+        affinity: None,
+        is_proxied: true,
+    })
 }
 
+/// What stands around the pod that is translated.
 struct Around {
     tenant: TenantSpec,
     node: NodeName,
-    services: Vec<ServiceFacts>,
+    services: Vec<Arc<ServiceFacts>>,
+    /// Keys of the objects that exist.
     keys: BTreeMap<Source, Arc<BTreeSet<String>>>,
 }
 
 impl Around {
     fn new() -> Self {
-        let services = vec![service("default", "kubernetes", "10.96.0.1", &[(Some("https"), 443, "TCP")])];
+        let services = vec![service("default", "kubernetes", "10.96.0.1", &[("https", 443, Protocol::Tcp)])];
         Self { tenant: fixtures::tenant_spec(), node: fixtures::node(), services, keys: BTreeMap::new() }
     }
 
     fn translate(&self, pod: &Pod) -> Translation {
         let owner = Owner { tenant: &self.tenant, node: &self.node };
-        translate(&fixtures::key(), pod, &Context { owner, services: &self.services, keys: &self.keys })
+        let mut translation = translate(owner, &fixtures::key(), pod);
+        let copies = self.keys.iter().map(|(source, keys)| (source.host_name(&self.tenant.uid, &self.node).to_string(), keys.clone()));
+        if let Ok(host) = &mut translation.pod {
+            add_service_variables(host, pod, &self.services, self.tenant.kubernetes_address, &copies.collect());
+        }
+        translation
     }
 
     fn host(&self, spec: Value) -> PodSpec {
@@ -60,7 +72,7 @@ fn full() -> Pod {
 #[test]
 fn a_pod_with_everything() {
     let mut around = Around::new();
-    around.services.push(service("shop", "data-base", "10.96.7.7", &[(Some("sql"), 5432, "TCP"), (Some("probe"), 53, "UDP")]));
+    around.services.push(service("shop", "data-base", "10.96.7.7", &[("sql", 5432, Protocol::Tcp), ("probe", 53, Protocol::Udp)]));
     let Translation { needs, pod } = around.translate(&full());
     insta::assert_yaml_snapshot!("full_host_pod", pod.unwrap());
     insta::assert_debug_snapshot!("full_needs", needs);
@@ -112,7 +124,7 @@ fn harmless_values_are_not_refused() {
 #[test]
 fn service_variables_come_first_and_give_way_to_env_from() {
     let mut around = Around::new();
-    around.services.push(service("shop", "db", "fd00::7", &[(None, 53, "UDP")]));
+    around.services.push(service("shop", "db", "fd00::7", &[("", 53, Protocol::Udp)]));
     let spec = json!({"containers": [{"name": "a", "env": [{"name": "DB_SERVICE_HOST", "value": "$(DB_SERVICE_HOST)!"}],
         "envFrom": [{"prefix": "DB_", "configMapRef": {"name": "settings"}}]}]});
     around.keys.insert(Source::config_map("shop", "settings"), Arc::new(["SERVICE_PORT".to_owned()].into()));
@@ -143,7 +155,7 @@ fn service_variables_come_first_and_give_way_to_env_from() {
 #[test]
 fn without_links_only_kubernetes_is_shown_even_before_its_service_exists() {
     let mut around = Around::new();
-    around.services = vec![service("shop", "db", "10.96.7.7", &[(None, 1, "TCP")])];
+    around.services = vec![service("shop", "db", "10.96.7.7", &[("", 1, Protocol::Tcp)])];
     let env = around.host(json!({"enableServiceLinks": false, "containers": [{"name": "a"}]})).containers.remove(0).env.unwrap();
     assert!(env.iter().all(|var| var.name.starts_with("KUBERNETES_")));
     assert_eq!(env.len(), 8);
@@ -166,8 +178,7 @@ fn a_hostname_is_cut_and_may_have_dots() {
     let owner = Owner { tenant: &around.tenant, node: &around.node };
     let hostname = |name: String| {
         let key = PodKey { name, ..fixtures::key() };
-        let context = Context { owner, services: &[], keys: &around.keys };
-        let spec = translate(&key, &pod(json!({"containers": []})), &context).pod.unwrap().spec.unwrap();
+        let spec = translate(owner, &key, &pod(json!({"containers": []}))).pod.unwrap().spec.unwrap();
         (spec.hostname, spec.hostname_override)
     };
     assert_eq!(hostname(format!("{}-tail", "a".repeat(62))), (Some("a".repeat(62)), None));

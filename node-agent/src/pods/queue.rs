@@ -1,1 +1,0 @@
-pub use nestling_runtime::queue::Queue;
