@@ -25,10 +25,10 @@ COPY --from=build /out/cloud-controller-manager /usr/local/bin/
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/cloud-controller-manager"]
 
-# Runs nft and conntrack. Root, for the runtime's socket and the logs; the chart drops every capability but NET_ADMIN.
+# Runs nft. Root, for the runtime's socket and the logs; the chart drops every capability but NET_ADMIN.
 FROM docker.io/library/debian:bookworm-slim AS node-agent
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends nftables conntrack \
+ && apt-get install --yes --no-install-recommends nftables \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/nestling-node-agent /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/nestling-node-agent"]

@@ -1,7 +1,7 @@
-//! Images of Nestling's own programs, as they are built on this machine: a program, the libraries it loads, the tools it runs.
+//! Images of Nestling's own programs, as cargo has built them here: a program, the libraries it loads, the tools it runs.
 //!
-//! Tags name the content (`0.1.0-<key>`), so that a rebuilt program is rolled out and an unchanged one is left alone;
-//! `values.yaml` beside the archives tells the chart.
+//! Tags name the content (`0.1.0-<key>`), so that a rebuilt program is rolled out and an unchanged one is not; `values.yaml` beside the
+//! archives has them for the chart.
 
 use nestling_hostcluster::FileError;
 use nestling_hostcluster::archive::{self, ArchiveError};
@@ -51,7 +51,7 @@ const OWN: [Own; 3] = [
         program: "nestling-node-agent",
         // The runtime's socket and the logs belong to root.
         user: "0:0",
-        tools: &[("nft", "nftables"), ("conntrack", "conntrack")],
+        tools: &[("nft", "nftables")],
     },
     Own { name: "cloud-controller", value: "cloudController", program: "cloud-controller-manager", user: NONROOT, tools: &[] },
 ];

@@ -106,7 +106,8 @@ fn strict(schema: &Value) -> Value {
             if fields.get("properties").is_some_and(Value::is_object) && fields.get("type") == Some(&json!("object")) && !open {
                 fields.entry("additionalProperties").or_insert(Value::Bool(false));
             }
-            if fields.remove("nullable") == Some(Value::Bool(true)) {
+            // A boolean is the keyword, anything else the schema of a property of that name.
+            if fields.get("nullable").is_some_and(Value::is_boolean) && fields.remove("nullable") == Some(Value::Bool(true)) {
                 if let Some(of) = fields.get("type").cloned() {
                     fields.insert("type".to_owned(), json!([of, "null"]));
                 }
@@ -180,7 +181,7 @@ mod tests {
                 "properties": {"spec": {"$ref": "#/definitions/a.Spec"}, "port": {"$ref": "#/definitions/b.IntOrString"}},
                 "x-kubernetes-group-version-kind": [{"group": "apps.example", "kind": "Thing", "version": "v1"}],
             },
-            "a.Spec": {"type": "object", "properties": {"description": {"type": "string", "description": "text"}, "same": {"$ref": "#/definitions/a.Thing"}}},
+            "a.Spec": {"type": "object", "properties": {"nullable": {"type": "boolean"}, "description": {"type": "string", "description": "text"}, "same": {"$ref": "#/definitions/a.Thing"}}},
             "b.IntOrString": {"type": "string", "format": "int-or-string"},
             "c.Other": {"type": "object"},
         }});
@@ -190,6 +191,7 @@ mod tests {
         assert_eq!(names, ["a.Spec", "a.Thing", "b.IntOrString"]);
         assert_eq!(thing["definitions"]["a.Spec"]["additionalProperties"], false);
         assert_eq!(thing["definitions"]["a.Spec"]["properties"]["description"], json!({"type": "string"}));
+        assert_eq!(thing["definitions"]["a.Spec"]["properties"]["nullable"], json!({"type": "boolean"}));
         assert_eq!(thing["definitions"]["b.IntOrString"]["type"], json!(["string", "number"]));
         assert_eq!(file_name("Pod", "", "v1"), "pod-v1");
     }

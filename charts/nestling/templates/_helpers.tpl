@@ -1,4 +1,4 @@
-{{/* Names are fixed: the operator knows its agents by them, and one installation serves a whole cluster. */}}
+{{/* Names are fixed: the operator identifies its agents by them, and a cluster has one installation. */}}
 
 {{- define "nestling.labels" -}}
 app.kubernetes.io/name: nestling
@@ -32,7 +32,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* The agents need the host network and the runtime's socket. Better to say so now than in a DaemonSet's events. */}}
+{{/* The agents use the host network and the runtime's socket. Fails at installation, not later in the events of a DaemonSet. */}}
 {{- define "nestling.checkNamespace" -}}
 {{- $namespace := lookup "v1" "Namespace" "" .Release.Namespace -}}
 {{- if $namespace -}}

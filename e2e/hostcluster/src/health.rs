@@ -1,5 +1,5 @@
-//! What a healthy cluster has, beside running units: Node objects with their pod ranges, DNS, and a default StorageClass. [`apply_addons`] creates
-//! them, [`wait`] waits for them, [`report`] prints what there is.
+//! What a healthy cluster has, beside running units: Node objects with their pod ranges, DNS, and a default StorageClass.
+//! [`apply_addons`] creates them, [`wait`] waits for them, [`report`] prints what there is.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
