@@ -1,23 +1,20 @@
 //! Wiring: what is started in which order, and what is waited for at the end.
 //!
-//! Authorities of the installation → watches → control API → lease → controller. Up to the lease every replica goes all
-//! the way, so that the next leader begins with warm stores.
+//! Authorities of the installation → watches → control API → lease → controller. Every replica goes up to the lease, so
+//! that the next leader begins with filled stores.
 
 use crate::config::OperatorConfig;
-use crate::context::Context;
-use crate::control::directory::{self, Directory};
+use crate::control::ControlService;
+use crate::control::auth::TokenReviewer;
 use crate::control::server::ControlListener;
-use crate::control::service::{ControlService, Parts};
-use crate::control::tokens::Reviewed;
+use crate::control::snapshot::{self, TenantSnapshot};
 use crate::events::Events;
-use crate::guard::WriteGuard;
-use crate::metrics::ReconcileMetrics;
-use crate::reconcile::status::Written;
-use crate::stores::secrets::Secrets;
-use crate::stores::wake::Wake;
-use crate::stores::{self, Stores};
-use crate::tenant::Tenants;
-use crate::{apply::verified::Verified, controller, installation};
+use crate::host::client::WriteGuard;
+use crate::host::queue::ReconcileQueue;
+use crate::host::{Stores, watches};
+use crate::metrics::{CallMetrics, ReconcileMetrics};
+use crate::state::{Context, State};
+use crate::{controller, installation};
 use anyhow::{Context as _, bail};
 use nestling_crds::labels;
 use nestling_runtime::backoff::PerObject;
@@ -30,25 +27,25 @@ use tokio::task::JoinSet;
 
 /// Name of the Lease of the replica that writes.
 const LEASE: &str = "nestling-operator";
-/// Pauses after failures, per cluster.
+/// Pauses after failed reconciles of a cluster.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Runs the operator until its process is told to leave.
+/// Runs the operator until its process is asked to shut down.
 pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()> {
     let Process { shutdown, readiness, metrics } = process;
     let starting = readiness.pending("certificate authorities of the installation");
-    let access = kube::Config::infer().await.context("cannot find out how to reach the host's API")?;
+    let access = kube::Config::infer().await.context("cannot find the configuration of the host's API")?;
     let open = WriteGuard::open().client(access.clone())?;
     let installation = Arc::new(installation::ensure(&open, &config.namespace, config.ca_lifetime).await?);
     drop(starting);
 
     // Watches of every replica.
-    let mut watches = JoinSet::new();
-    let (wake, served) = (Wake::default(), Arc::new(Notify::new()));
+    let mut tasks = JoinSet::new();
+    let (queue, changed) = (ReconcileQueue::default(), Arc::new(Notify::new()));
     let (stores, writers) = Stores::new();
-    let links = stores::Links { wake: wake.clone(), served: served.clone(), readiness: readiness.clone(), stop: shutdown.clone() };
-    stores::start(open.clone(), &stores, writers, links, &mut watches);
+    let links = watches::Links { queue: queue.clone(), changed: changed.clone(), readiness: readiness.clone(), shutdown: shutdown.clone() };
+    watches::start(open.clone(), &stores, writers, links, &mut tasks);
     let listener = ControlListener::bind(config.control_address, config.control_host(), installation.clone()).await?;
     match shutdown.run_until_cancelled(stores.filled()).await {
         None => return Ok(()),
@@ -57,20 +54,23 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
     }
 
     // What every replica serves.
-    let secrets = Arc::new(Secrets::new(open.clone(), stores.clone()));
-    let (publish, directory) = watch::channel(Arc::new(Directory::default()));
-    watches.spawn(directory::maintain(stores.clone(), secrets.clone(), served, publish, shutdown.clone()));
-    let parts = Parts {
+    let state = Arc::new(State::new(open.clone(), stores.clone()));
+    let (remembered, until) = (state.clone(), shutdown.clone());
+    tasks.spawn(async move { until.run_until_cancelled(remembered.sweep()).await.map_or((), |never| match never {}) });
+    let (publish, snapshots) = watch::channel(Arc::new(TenantSnapshot::default()));
+    tasks.spawn(snapshot::maintain(stores.clone(), state.clone(), changed, publish, shutdown.clone()));
+    let service = ControlService {
         stores: stores.clone(),
-        secrets: secrets.clone(),
-        directory,
-        tokens: Arc::new(Reviewed::new(open.clone())),
+        state: state.clone(),
+        snapshots,
+        tokens: TokenReviewer::new(open.clone()),
         installation: installation.clone(),
         system_namespace: config.namespace.clone(),
         lifetime: config.agent_certificate_lifetime,
-        stop: shutdown.clone(),
+        shutdown: shutdown.clone(),
+        metrics: CallMetrics::register(&metrics),
     };
-    let control = tokio::spawn(listener.serve(ControlService::new(parts, &metrics), shutdown.clone()));
+    let control = tokio::spawn(listener.serve(service, shutdown.clone()));
 
     // What the leader does.
     let params = LeaseParams::new(&config.namespace, LEASE, &config.identity, labels::OPERATOR);
@@ -81,36 +81,35 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
     let (events, write_events) = Events::new(host.clone(), &config.identity);
     let write_events = tokio::spawn(write_events);
     let ctx = Arc::new(Context {
+        config,
         host,
+        guard,
         stores,
-        secrets,
+        state,
+        queue,
         installation,
-        tenants: Tenants::new(guard, wake.clone()),
         events,
         metrics: ReconcileMetrics::register(&metrics),
         backoff: PerObject::new(FIRST_PAUSE, LONGEST_PAUSE),
-        verified: Verified::default(),
-        written: Written::default(),
-        config,
     });
-    let serve = async { control.await.context("the control API has crashed")?.context("the control API has failed") };
+    let serve = async { control.await.context("the control API panicked")?.context("the control API failed") };
     let lead = async {
         if shutdown.run_until_cancelled(leadership.acquired()).await.is_some() {
             ctx.metrics.leads(true);
-            controller::run(ctx.clone(), wake, shutdown.clone()).await;
+            controller::run(ctx.clone(), shutdown.clone()).await;
         }
-        if shutdown.is_cancelled() { Ok(()) } else { bail!("the controller has ended by itself") }
+        if shutdown.is_cancelled() { Ok(()) } else { bail!("the controller ended unexpectedly") }
     };
     tokio::select! {
         ended = async { tokio::try_join!(serve, lead) } => ended.map(drop)?,
-        // Whoever cannot renew may still have writes under way: the process ends rather than trust itself.
+        // Writes may still be under way when the lease cannot be renewed: the process ends.
         error = lease.lost() => bail!(error),
     }
 
-    // Nothing writes any more, but for the Events of the last reconciles.
+    // From here on only the Events of the last reconciles are written.
     drop(ctx);
     write_events.abort();
     lease.release().await?;
-    while watches.join_next().await.is_some() {}
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }

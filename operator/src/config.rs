@@ -1,8 +1,9 @@
-//! What the operator is told at its start: flags, each of which may also come from the environment.
+//! The operator's flags, each of which may also come from the environment.
 
 use clap::Parser;
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use nestling_control_api::consts;
 use nestling_runtime::telemetry::TelemetryArgs;
 use std::net::SocketAddr;
 
@@ -50,7 +51,7 @@ pub struct OperatorConfig {
     #[arg(long, env = "NESTLING_CONCURRENCY", default_value_t = 16)]
     pub concurrency: u16,
 
-    /// How often a cluster at rest is looked at for drift inside the tenant.
+    /// How often a cluster at rest is checked for drift inside the tenant.
     #[arg(long, env = "NESTLING_RESYNC", default_value = "10m")]
     pub resync: SignedDuration,
 
@@ -68,7 +69,7 @@ pub struct OperatorConfig {
 
 impl OperatorConfig {
     /// Host name of the control API, in its certificate and in the arguments of its callers.
-    pub fn control_host(&self) -> String {
-        format!("nestling-operator.{}.svc", self.namespace)
+    pub(crate) fn control_host(&self) -> String {
+        consts::control_host(&self.namespace)
     }
 }

@@ -1,10 +1,10 @@
-//! The installation's authorities: made by whichever replica comes first, read by all others.
+//! The installation's certificate authorities: created by the first replica, read by all others.
 
 use crate::pki::PkiError;
 use crate::pki::installation::{self, InstallationCas, NAME};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::PostParams;
 use kube::{Api, Client};
 use nestling_crds::labels;
 
@@ -20,9 +20,9 @@ pub enum InstallationError {
     Pki(#[from] PkiError),
 }
 
-/// The authorities of the installation in `namespace`, which exist from now on, with their public parts in a ConfigMap.
-/// `client` must be free to write: every replica comes by here before there is a leader.
-pub async fn ensure(client: &Client, namespace: &str, lifetime: SignedDuration) -> Result<InstallationCas, InstallationError> {
+/// The authorities of the installation in `namespace`, created if they do not exist, with their public parts in a ConfigMap.
+/// `client` must be free to write: every replica runs this before there is a leader.
+pub(crate) async fn ensure(client: &Client, namespace: &str, lifetime: SignedDuration) -> Result<InstallationCas, InstallationError> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = match secrets.get_opt(NAME).await.map_err(InstallationError::Read)? {
         Some(secret) => secret,
@@ -33,7 +33,7 @@ pub async fn ensure(client: &Client, namespace: &str, lifetime: SignedDuration) 
     Ok(authorities)
 }
 
-/// Of several replicas that create, one does; what it made counts for all.
+/// Of several replicas that create at the same time one succeeds; the others read what it created.
 async fn create(secrets: &Api<Secret>, namespace: &str, lifetime: SignedDuration) -> Result<Secret, InstallationError> {
     let made = installation::generate(Timestamp::now(), lifetime)?.to_secret(namespace);
     let params = PostParams { field_manager: Some(labels::OPERATOR.into()), ..PostParams::default() };
@@ -51,7 +51,5 @@ async fn publish(client: &Client, namespace: &str, authorities: &InstallationCas
     if live.is_some_and(|live| live.data == wanted.data) {
         return Ok(());
     }
-    let params = PatchParams::apply(labels::OPERATOR).force();
-    maps.patch(NAME, &params, &Patch::Apply(&wanted)).await.map_err(InstallationError::Publish)?;
-    Ok(())
+    nestling_runtime::kube::apply(&maps, labels::OPERATOR, &wanted).await.map(drop).map_err(InstallationError::Publish)
 }

@@ -1,25 +1,28 @@
-//! The operator: makes a running tenant cluster out of a `VirtualCluster`, and tells node agents which tenants they serve.
+//! The operator: makes a running tenant cluster out of a `VirtualCluster`, and serves node agents their tenants.
 //!
-//! Data flows one way. Watches fill the [`stores`]; [`controller`] turns their changes into reconciles; a [`reconcile`]
-//! reads, validates, builds, applies and reports. [`pki`], [`network`], `reconcile::validate` and `reconcile::build` are
-//! pure. [`apply`] writes what is not already so, [`tenant`] speaks to the tenant's own API, [`control`] serves agents from
-//! the same stores. [`app`] wires it all.
+//! Watches of the host fill stores and a queue ([`host`]); [`controller`] reconciles the clusters in the queue; a [`reconcile`]
+//! reads, validates, builds, applies and reports. [`pki`], [`network`], `reconcile::validate` and `reconcile::build` are pure.
+//! [`apply`] writes what has drifted, on the host and, with [`addons`], inside tenants, whose APIs [`tenant`] connects to.
+//! [`control`] serves agents from the same stores. [`app`] alone wires it all.
 //!
-//! Every replica watches and serves; the holder of the lease writes, and [`guard`] asks for the lease at each write.
+//! Every replica watches and serves; the holder of the lease writes, and [`host::client`] checks the lease at each write.
+//!
+//! Order: config ← conditions ← metrics ← events ← network ← pki ← installation ← host ← tenant ← state ← apply ← addons
+//! ← reconcile ← control ← controller ← app
 
+mod addons;
 pub mod app;
-pub mod apply;
-pub mod conditions;
+mod apply;
+mod conditions;
 pub mod config;
-pub mod context;
-pub mod control;
-pub mod controller;
-pub mod events;
-pub mod guard;
-pub mod installation;
-pub mod metrics;
+mod control;
+mod controller;
+mod events;
+mod host;
+mod installation;
+mod metrics;
 pub mod network;
 pub mod pki;
 pub mod reconcile;
-pub mod stores;
-pub mod tenant;
+mod state;
+mod tenant;

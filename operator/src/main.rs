@@ -7,7 +7,7 @@ use nestling_runtime::process;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// A reconcile under way may finish.
+/// Time for reconciles under way to finish.
 const DRAIN: Duration = Duration::from_secs(25);
 
 fn main() -> ExitCode {

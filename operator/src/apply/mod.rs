@@ -1,15 +1,254 @@
-//! Server-side apply that writes only what is not already so.
+//! Server-side apply that writes only what has drifted, for objects of the host and of tenants alike.
 //!
-//! Every object carries a hash of what was asked for ([`stamp`]), so a field that is no longer asked for is seen as well
-//! as one that somebody changed ([`holds`]). [`host`] applies objects of the host through the stores: at rest it costs no
-//! request at all. [`tenant`](crate::tenant) applies objects inside tenants with the same two functions.
+//! Every object carries a hash of what was applied ([`drift`]), so a field that is no longer applied shows as well as one
+//! that was changed by others. [`ensure`] reads the live object and applies the desired one unless they agree. [`Applier`]
+//! does the same for host objects of one cluster through the watched stores: at rest it makes no request at all.
 
-pub mod holds;
-pub mod host;
-mod kinds;
-pub mod stamp;
+pub(crate) mod drift;
 #[cfg(test)]
-pub mod testing;
-pub mod verified;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-pub use host::{Applier, ApplyError};
+use crate::host::Stores;
+use crate::state::{State, Verified};
+use drift::{APPLIED, holds, stamp};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use nestling_crds::labels;
+use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::VirtualCluster;
+use nestling_runtime::kube::delete_exact;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::fmt;
+
+/// `object` is kind and name.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    #[error("cannot convert {object}")]
+    Convert {
+        object: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("cannot read {object}")]
+    Read {
+        object: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("cannot apply {object}")]
+    Apply {
+        object: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("cannot delete {object}")]
+    Delete {
+        object: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("{object} exists and does not belong to this VirtualCluster")]
+    Foreign { object: String },
+    /// This cluster's, or that of a former cluster of the same name.
+    #[error("{object} is still being deleted")]
+    Terminating { object: String },
+}
+
+/// An object of any kind with exactly the fields that are to be applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Object {
+    pub(crate) resource: ApiResource,
+    pub(crate) object: DynamicObject,
+}
+
+impl Object {
+    fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, serde_json::Error> {
+        let resource = ApiResource::erase::<K>(&());
+        Ok(Self { resource, object: serde_json::from_value(serde_json::to_value(object)?)? })
+    }
+
+    fn api(&self, client: &Client) -> Api<DynamicObject> {
+        match &self.object.metadata.namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &self.resource),
+            None => Api::all_with(client.clone(), &self.resource),
+        }
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.resource.kind, self.object.name_any())
+    }
+}
+
+/// Makes the object in the cluster of `client` be as `desired`, with no write if it is already; returns the live object.
+/// `may_write` sees the metadata of an object that exists, and can refuse.
+pub(crate) async fn ensure(
+    client: &Client,
+    desired: &mut Object,
+    may_write: impl FnOnce(&ObjectMeta) -> Result<(), ApplyError>,
+) -> Result<DynamicObject, ApplyError> {
+    let shown = desired.to_string();
+    let convert = |source| ApplyError::Convert { object: shown.clone(), source };
+    stamp(&mut desired.object).map_err(convert)?;
+    let api = desired.api(client);
+    let live = api.get_opt(&desired.object.name_any()).await.map_err(|source| ApplyError::Read { object: shown.clone(), source })?;
+    if let Some(live) = live {
+        may_write(&live.metadata)?;
+        let (wanted, found) = (serde_json::to_value(&desired.object).map_err(convert)?, serde_json::to_value(&live).map_err(convert)?);
+        if holds(&wanted, &found) {
+            return Ok(live);
+        }
+    }
+    let applied = nestling_runtime::kube::apply(&api, labels::OPERATOR, &desired.object).await;
+    let applied = applied.map_err(|source| ApplyError::Apply { object: shown.clone(), source })?;
+    tracing::debug!(object = shown, namespace = desired.object.metadata.namespace, "applied");
+    Ok(applied)
+}
+
+/// Applies the host objects of one cluster.
+pub(crate) struct Applier<'a> {
+    pub(crate) host: &'a Client,
+    pub(crate) stores: &'a Stores,
+    pub(crate) state: &'a State,
+    pub(crate) tenant: &'a TenantUid,
+}
+
+impl Applier<'_> {
+    /// Makes the object be as `desired`, with no request if it is known to be. Returns it with its status as far as
+    /// watched. Refuses to take over what does not belong to this cluster.
+    pub(crate) async fn apply<K: HostObject>(&self, desired: K) -> Result<K, ApplyError> {
+        let shown = format!("{} {}", K::kind(&()), desired.name_any());
+        let convert = |source| ApplyError::Convert { object: shown.clone(), source };
+        let mut object = Object::of(&desired).map_err(convert)?;
+        let hash = stamp(&mut object.object).map_err(convert)?;
+        let key = format!("{} {}/{}", K::kind(&()), desired.namespace().unwrap_or_default(), desired.name_any());
+        let mut reference = ObjectRef::<K::Watched>::new(&desired.name_any());
+        reference.namespace = desired.namespace();
+        if let Some(watched) = K::store(self.stores).get(&reference)
+            && let Some(version) = Verified::new(&hash, watched.meta())
+            && self.state.with(self.tenant, |state| state.verified.get(&key) == Some(&version))
+            && metadata_holds(&object.object.metadata, watched.meta())
+        {
+            return Ok(desired.with_live(&watched));
+        }
+        let live = ensure(self.host, &mut object, |live| self.expect_own(&shown, live)).await?;
+        if let Some(version) = Verified::new(&hash, &live.metadata) {
+            self.state.with(self.tenant, |state| state.verified.insert(key, version));
+        }
+        serde_json::to_value(live).and_then(serde_json::from_value).map_err(convert)
+    }
+
+    /// Deletes the object if it exists and belongs to this cluster.
+    pub(crate) async fn remove<K: HostObject>(&self, namespace: &str, name: &str) -> Result<(), ApplyError> {
+        // Objects of clusters are labelled, so the store has them.
+        let Some(watched) = K::store(self.stores).get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
+        if !self.is_own(watched.meta()) || watched.meta().deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let api: Api<DynamicObject> = Api::namespaced_with(self.host.clone(), namespace, &ApiResource::erase::<K>(&()));
+        let deleted = delete_exact(&api, watched.meta(), None).await.map(drop);
+        deleted.map_err(|source| ApplyError::Delete { object: format!("{} {name}", K::kind(&())), source })
+    }
+
+    fn expect_own(&self, object: &str, live: &ObjectMeta) -> Result<(), ApplyError> {
+        if live.deletion_timestamp.is_some() || (!self.is_own(live) && self.is_orphaned(live)) {
+            return Err(ApplyError::Terminating { object: object.into() });
+        }
+        if self.is_own(live) { Ok(()) } else { Err(ApplyError::Foreign { object: object.into() }) }
+    }
+
+    /// Owned by a cluster that no longer exists: the garbage collector will delete it.
+    fn is_orphaned(&self, live: &ObjectMeta) -> bool {
+        let mut owners = live.owner_references.iter().flatten().filter(|owner| owner.kind == VirtualCluster::kind(&())).peekable();
+        owners.peek().is_some() && owners.all(|owner| self.stores.cluster(&TenantUid::new(&owner.uid)).is_none())
+    }
+
+    fn is_own(&self, live: &ObjectMeta) -> bool {
+        let by_owner = live.owner_references.iter().flatten().any(|owner| owner.uid == self.tenant.as_str());
+        let by_label = live.labels.as_ref().and_then(|labels| labels.get(labels::TENANT)).is_some_and(|uid| uid == self.tenant.as_str());
+        by_owner || by_label
+    }
+}
+
+/// Compares what `metadata.generation` does not cover.
+fn metadata_holds(desired: &ObjectMeta, watched: &ObjectMeta) -> bool {
+    let part = |meta: &ObjectMeta| json!({"labels": meta.labels, "owners": meta.owner_references});
+    let hash = |meta: &ObjectMeta| meta.annotations.as_ref().and_then(|all| all.get(APPLIED)).cloned();
+    watched.deletion_timestamp.is_none() && hash(desired) == hash(watched) && holds(&part(desired), &part(watched))
+}
+
+/// A kind of object that the operator applies on the host.
+pub(crate) trait HostObject: Resource<DynamicType = ()> + Serialize + DeserializeOwned {
+    /// What is watched of it.
+    type Watched: Resource<DynamicType = ()> + Clone + 'static;
+
+    fn store(stores: &Stores) -> &Store<Self::Watched>;
+
+    /// The object, known to be applied, with what the store has of it besides.
+    fn with_live(self, live: &Self::Watched) -> Self;
+}
+
+/// Kinds of which only metadata is watched: the desired object is all there is to know.
+macro_rules! by_metadata {
+    ($($kind:ty: $store:ident,)*) => {$(
+        impl HostObject for $kind {
+            type Watched = PartialObjectMeta<$kind>;
+
+            fn store(stores: &Stores) -> &Store<Self::Watched> {
+                &stores.$store
+            }
+
+            fn with_live(self, _: &Self::Watched) -> Self {
+                self
+            }
+        }
+    )*};
+}
+
+/// Kinds that are watched for their status, or for fields that the host sets.
+macro_rules! by_status {
+    ($($kind:ty: $store:ident, |$desired:ident, $live:ident| $with_live:expr,)*) => {$(
+        impl HostObject for $kind {
+            type Watched = $kind;
+
+            fn store(stores: &Stores) -> &Store<Self::Watched> {
+                &stores.$store
+            }
+
+            fn with_live(self, $live: &Self::Watched) -> Self {
+                let $desired = self;
+                $with_live
+            }
+        }
+    )*};
+}
+
+by_metadata! {
+    Secret: secrets,
+    ConfigMap: config_maps,
+    ServiceAccount: service_accounts,
+    PodDisruptionBudget: disruption_budgets,
+    NetworkPolicy: network_policies,
+    RoleBinding: role_bindings,
+    ResourceQuota: quotas,
+    Namespace: namespaces,
+}
+
+by_status! {
+    StatefulSet: stateful_sets, |desired, live| Self { metadata: live.metadata.clone(), status: live.status.clone(), ..desired },
+    Deployment: deployments, |desired, live| Self { metadata: live.metadata.clone(), status: live.status.clone(), ..desired },
+    // Its address is in the spec.
+    Service: services, |_desired, live| live.clone(),
+}

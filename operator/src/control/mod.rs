@@ -1,16 +1,140 @@
 //! The control API: which tenants a node serves, certificates for its agent, and the host's nodes as a tenant's cloud.
 //!
-//! Every replica serves it from its own stores. [`directory`] turns the stores into what is served, [`identity`] says who
-//! calls, [`service`] puts the two together, [`feed`] is what one open stream has told its caller, [`server`] listens.
+//! Every replica serves it from its own stores. [`snapshot`] computes from the stores what is served, [`auth`] finds out who
+//! calls, [`watch`](mod@watch) and [`sign`] answer, [`server`] listens.
 
-pub mod directory;
-pub mod feed;
-pub mod identity;
-mod metrics;
-pub mod server;
-pub mod service;
+pub(crate) mod auth;
+pub(crate) mod server;
 mod sign;
-pub mod tokens;
+pub(crate) mod snapshot;
+mod watch;
 
 #[cfg(test)]
 mod tests;
+
+use self::watch::{TenantStream, cloud_nodes};
+use crate::host::Stores;
+use crate::metrics::CallMetrics;
+use crate::pki::installation::InstallationCas;
+use crate::state::State;
+use auth::{Caller, TokenReviewer, caller};
+use futures::{Stream, StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
+use nestling_control_api::v1alpha1::control_server::Control;
+use nestling_control_api::v1alpha1::{CloudNodes, SignRequest, SignResponse, WatchCloudNodesRequest, WatchEvent, WatchRequest};
+use nestling_crds::names::{NodeName, TenantUid};
+use nestling_runtime::error::chain;
+use sign::Signer;
+use snapshot::TenantSnapshot;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+/// Longest life of a stream after the caller's token was checked. The caller reconnects with its current token and receives
+/// everything again, which changes nothing for it.
+const STREAM: Duration = Duration::from_secs(45 * 60);
+
+pub(crate) struct ControlService {
+    pub(crate) stores: Stores,
+    pub(crate) state: Arc<State>,
+    pub(crate) snapshots: tokio::sync::watch::Receiver<Arc<TenantSnapshot>>,
+    pub(crate) tokens: TokenReviewer,
+    pub(crate) installation: Arc<InstallationCas>,
+    pub(crate) system_namespace: String,
+    /// Life of certificates signed for agents.
+    pub(crate) lifetime: SignedDuration,
+    /// Ends all streams: callers do not close them.
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) metrics: CallMetrics,
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl ControlService {
+    async fn agent(&self, metadata: &MetadataMap) -> Result<NodeName, Status> {
+        match caller(metadata, &self.tokens, &self.stores, &self.system_namespace).await? {
+            Caller::Agent(node) => Ok(node),
+            Caller::CloudController(_) => Err(Status::permission_denied("for node agents only")),
+        }
+    }
+
+    async fn cloud_controller(&self, metadata: &MetadataMap) -> Result<TenantUid, Status> {
+        match caller(metadata, &self.tokens, &self.stores, &self.system_namespace).await? {
+            Caller::CloudController(tenant) => Ok(tenant),
+            Caller::Agent(_) => Err(Status::permission_denied("for cloud controller managers only")),
+        }
+    }
+
+    /// The events that `events_of` makes of the current snapshot and of each later one.
+    fn stream<T: Send + 'static>(
+        &self,
+        method: &'static str,
+        events_of: impl FnMut(&TenantSnapshot) -> Vec<T> + Send + 'static,
+    ) -> Events<T> {
+        let open = self.metrics.stream(method);
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_changed();
+        let end = Instant::now() + STREAM;
+        let state = (snapshots, events_of, open);
+        let events = stream::unfold(state, |(mut snapshots, mut events_of, open)| async move {
+            snapshots.changed().await.ok()?;
+            let snapshot = snapshots.borrow_and_update().clone();
+            let events = events_of(&snapshot);
+            Some((stream::iter(events.into_iter().map(Ok)), (snapshots, events_of, open)))
+        });
+        let (shutdown, events) = (self.shutdown.clone(), events.flatten());
+        Box::pin(events.take_until(Box::pin(async move {
+            shutdown.run_until_cancelled(sleep_until(end)).await;
+        })))
+    }
+
+    async fn sign_for(&self, request: &Request<SignRequest>) -> Result<SignResponse, Status> {
+        let node = self.agent(request.metadata()).await?;
+        let snapshot = self.snapshots.borrow().clone();
+        let signer = Signer { snapshot: &snapshot, state: &self.state, installation: &self.installation, lifetime: self.lifetime };
+        let request = request.get_ref();
+        match signer.sign(&node, request, Timestamp::now()).await {
+            Ok(signed) => {
+                tracing::info!(%node, tenant = request.tenant_uid, kind = request.kind().as_str_name(), "certificate signed");
+                Ok(SignResponse { chain_pem: signed.chain_pem, not_after: signed.not_after.as_second() })
+            }
+            Err(refusal) => {
+                tracing::warn!(%node, tenant = request.tenant_uid, error = chain(&refusal), "certificate refused");
+                Err(refusal.into())
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type WatchStream = Events<WatchEvent>;
+    type WatchCloudNodesStream = Events<CloudNodes>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let node = self.metrics.count("Watch", self.agent(request.metadata()).await)?;
+        tracing::info!(%node, "agent watches its tenants");
+        let mut stream = TenantStream::new(node);
+        Ok(Response::new(self.stream("Watch", move |snapshot| stream.update(snapshot))))
+    }
+
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        self.metrics.count("Sign", self.sign_for(&request).await).map(Response::new)
+    }
+
+    async fn watch_cloud_nodes(&self, request: Request<WatchCloudNodesRequest>) -> Result<Response<Self::WatchCloudNodesStream>, Status> {
+        let tenant = self.metrics.count("WatchCloudNodes", self.cloud_controller(request.metadata()).await)?;
+        let mut sent = None;
+        let events = self.stream("WatchCloudNodes", move |snapshot| {
+            // Nothing is sent while the tenant is not served: an empty set would mean that all its nodes are gone.
+            let nodes = cloud_nodes(snapshot, &tenant).filter(|nodes| sent.as_ref() != Some(nodes));
+            sent = nodes.clone().or(sent.take());
+            Vec::from_iter(nodes)
+        });
+        Ok(Response::new(events))
+    }
+}

@@ -1,11 +1,11 @@
-//! Certificates for agents: the caller's node decides the subject, the request gives only the public key.
+//! Certificates for agents: the subject follows from the caller's node; of the request only the public key counts.
 
-use super::directory::Directory;
+use super::snapshot::TenantSnapshot;
 use crate::pki::installation::InstallationCas;
 use crate::pki::sign::{self, SignError, Signed};
 use crate::reconcile::build::names;
 use crate::reconcile::dereference::HostNode;
-use crate::stores::secrets::Secrets;
+use crate::state::State;
 use jiff::{SignedDuration, Timestamp};
 use nestling_control_api::v1alpha1::{CertificateKind, SignRequest};
 use nestling_crds::names::{NodeName, TenantUid};
@@ -45,16 +45,16 @@ impl From<Refusal> for Status {
 
 /// What signing needs besides the request.
 pub(super) struct Signer<'a> {
-    pub directory: &'a Directory,
-    pub secrets: &'a Secrets,
-    pub installation: &'a InstallationCas,
-    pub lifetime: SignedDuration,
+    pub(super) snapshot: &'a TenantSnapshot,
+    pub(super) state: &'a State,
+    pub(super) installation: &'a InstallationCas,
+    pub(super) lifetime: SignedDuration,
 }
 
 impl Signer<'_> {
     /// Signs for the agent of `node`.
-    pub async fn sign(&self, node: &NodeName, request: &SignRequest, now: Timestamp) -> Result<Signed, Refusal> {
-        let host = self.directory.nodes.get(node).ok_or_else(|| Refusal::Node(node.clone()))?;
+    pub(super) async fn sign(&self, node: &NodeName, request: &SignRequest, now: Timestamp) -> Result<Signed, Refusal> {
+        let host = self.snapshot.nodes.get(node).ok_or_else(|| Refusal::Node(node.clone()))?;
         let (csr, lifetime) = (request.csr_der.as_slice(), self.lifetime);
         let signed = match request.kind() {
             CertificateKind::Unspecified => return Err(Refusal::Kind(request.kind)),
@@ -67,10 +67,10 @@ impl Signer<'_> {
             }
             kind @ (CertificateKind::Kubelet | CertificateKind::Proxy) => {
                 let tenant = TenantUid::new(&request.tenant_uid);
-                let served = self.directory.tenants.get(&tenant).filter(|served| served.is_on(host));
-                let served = served.ok_or_else(|| Refusal::Tenant { node: node.clone(), tenant })?;
-                let (namespace, name) = (&served.tenant.namespace, &served.tenant.name);
-                let ca = self.secrets.get(namespace, &names::ca(name)).await.map_err(Refusal::Authority)?;
+                let assignment = self.snapshot.tenants.get(&tenant).filter(|assignment| assignment.is_on(host));
+                let assignment = assignment.ok_or_else(|| Refusal::Tenant { node: node.clone(), tenant: tenant.clone() })?;
+                let (namespace, name) = (&assignment.tenant.namespace, &assignment.tenant.name);
+                let ca = self.state.secret(&tenant, namespace, &names::ca(name)).await.map_err(Refusal::Authority)?;
                 let ca = ca.ok_or(Refusal::NoAuthority)?;
                 match kind {
                     CertificateKind::Kubelet => sign::kubelet(&ca, node, csr, now, lifetime),
@@ -82,7 +82,7 @@ impl Signer<'_> {
     }
 }
 
-/// Under which tenants' apiservers come to the node's kubelet API.
+/// The addresses by which tenants' apiservers reach the node's kubelet API.
 fn addresses(node: &HostNode) -> Vec<IpAddr> {
     let reachable = node.addresses.iter().filter(|address| address.type_ == "InternalIP" || address.type_ == "ExternalIP");
     reachable.filter_map(|address| address.address.parse().ok()).collect()

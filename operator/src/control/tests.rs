@@ -1,16 +1,17 @@
-//! The control API over TLS on loopback, with tokens that say themselves whose they are.
+//! The control API over TLS on loopback, with tokens that name their user.
 
-use super::directory::{Directory, Nodes, Served};
+use super::ControlService;
+use super::auth::TokenReviewer;
+use super::auth::tests::reviewed;
 use super::server::ControlListener;
-use super::service::{ControlService, Parts};
-use super::tokens::{Tokens, User};
-use crate::apply::testing::{api as host, not_found};
+use super::snapshot::{Assignment, Nodes, TenantSnapshot};
+use crate::apply::testing::api as host;
+use crate::host::testing::{cluster, filled, meta};
+use crate::metrics::CallMetrics;
 use crate::pki::installation::{self, InstallationCas};
 use crate::pki::keys;
 use crate::reconcile::dereference::{HostAddress, HostNode};
-use crate::stores::secrets::Secrets;
-use crate::stores::testing::{cluster, filled, meta};
-use async_trait::async_trait;
+use crate::state::State;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
@@ -38,22 +39,11 @@ const AGENT_1: &str = "system:serviceaccount:nestling-system:nestling-agent|x|n1
 const AGENT_2: &str = "system:serviceaccount:nestling-system:nestling-agent|x|n2";
 const CLOUD: &str = "system:serviceaccount:team:dev-cloud-controller|sa-1|n1";
 
-struct Plain;
-
-#[async_trait]
-impl Tokens for Plain {
-    async fn user(&self, token: &str) -> Result<Option<User>, kube::Error> {
-        let mut parts = token.split('|').map(str::to_owned);
-        let mut next = || parts.next().filter(|part| !part.is_empty());
-        Ok(next().map(|name| User { name, uid: next().unwrap_or_default(), node: next() }))
-    }
-}
-
 struct Api {
     client: ControlClient<Channel>,
-    publish: watch::Sender<Arc<Directory>>,
+    publish: watch::Sender<Arc<TenantSnapshot>>,
     installation: Arc<InstallationCas>,
-    stop: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 async fn start() -> Api {
@@ -68,9 +58,9 @@ async fn start() -> Api {
         .filter_map(|(key, value)| Some((key.strip_prefix("control-")?.to_owned(), BASE64_STANDARD.encode(value.0))))
         .collect();
     assert!(data.contains_key(keys::CA));
-    let (client, _) = host(move |_, path, _| match path {
+    let (client, _) = host(move |method, path, body| match path {
         "/api/v1/namespaces/team/secrets/dev-ca" => (200, json!({"metadata": {"name": "dev-ca", "resourceVersion": "1"}, "data": data})),
-        _ => not_found(),
+        _ => reviewed(method, path, body),
     });
     let stores = filled(|writers| {
         let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"});
@@ -80,41 +70,42 @@ async fn start() -> Api {
         );
         cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
     });
-    let secrets = Arc::new(Secrets::new(client, stores.clone()));
-    let (publish, directory) = watch::channel(Arc::new(served_on("n1")));
-    let stop = CancellationToken::new();
-    let parts = Parts {
+    let state = Arc::new(State::new(client.clone(), stores.clone()));
+    let (publish, snapshots) = watch::channel(Arc::new(served_on("n1")));
+    let shutdown = CancellationToken::new();
+    let service = ControlService {
         stores,
-        secrets,
-        directory,
-        tokens: Arc::new(Plain),
+        state,
+        snapshots,
+        tokens: TokenReviewer::new(client),
         installation: installation.clone(),
         system_namespace: "nestling-system".into(),
         lifetime: SignedDuration::from_hours(1),
-        stop: stop.clone(),
+        shutdown: shutdown.clone(),
+        metrics: CallMetrics::register(&Metrics::default()),
     };
     let listener = ControlListener::bind("127.0.0.1:0".parse().unwrap(), HOST.into(), installation.clone()).await.unwrap();
     let address = listener.address().unwrap();
-    tokio::spawn(listener.serve(ControlService::new(parts, &Metrics::default()), stop.clone()));
+    tokio::spawn(listener.serve(service, shutdown.clone()));
     let trust = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(installation.control_ca())).domain_name(HOST);
     let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap().tls_config(trust).unwrap();
-    Api { client: ControlClient::new(endpoint.connect().await.unwrap()), publish, installation, stop }
+    Api { client: ControlClient::new(endpoint.connect().await.unwrap()), publish, installation, shutdown }
 }
 
 /// Tenant vc-1 of `team`/`dev` on this node, on a host with nodes n1 and n2.
-fn served_on(node: &str) -> Directory {
+fn served_on(node: &str) -> TenantSnapshot {
     let tenant = Tenant { uid: "vc-1".into(), namespace: "team".into(), name: "dev".into(), ..Tenant::default() };
-    let served = Served { tenant, nodes: Nodes::Pinned(NodeName::new(node)) };
+    let served = Assignment { tenant, nodes: Nodes::Pinned(NodeName::new(node)) };
     let node = |name: &str, address: &str| {
         let addresses = [("InternalIP", address), ("Hostname", name)];
         let addresses = addresses.map(|(type_, address)| HostAddress { type_: type_.into(), address: address.into() }).to_vec();
         (NodeName::new(name), Arc::new(HostNode { addresses, ..HostNode::named(name) }))
     };
-    Directory {
+    TenantSnapshot {
         tenants: [(TenantUid::new("vc-1"), Arc::new(served))].into(),
         nodes: [node("n1", "172.30.0.1"), node("n2", "172.30.0.2")].into(),
         complete: true,
-        ..Directory::default()
+        ..TenantSnapshot::default()
     }
 }
 
@@ -140,7 +131,7 @@ fn sign(kind: CertificateKind, tenant: &str) -> SignRequest {
 }
 
 #[tokio::test]
-async fn an_agent_hears_of_its_tenants_and_of_changes() {
+async fn an_agent_receives_its_tenants_and_their_changes() {
     let mut api = start().await;
     let mut stream = api.client.watch(by(AGENT_1, WatchRequest {})).await.unwrap().into_inner();
     assert!(matches!(next(&mut stream).await.unwrap().event, Some(Event::Upsert(tenant)) if tenant.uid == "vc-1"));
@@ -151,24 +142,24 @@ async fn an_agent_hears_of_its_tenants_and_of_changes() {
     let mut other = api.client.watch(by(AGENT_2, WatchRequest {})).await.unwrap().into_inner();
     assert!(matches!(next(&mut other).await.unwrap().event, Some(Event::Upsert(_))));
     // A replica that leaves ends its streams rather than hold up the drain.
-    api.stop.cancel();
+    api.shutdown.cancel();
     assert!(next(&mut stream).await.is_none());
 }
 
 #[tokio::test]
-async fn a_cloud_controller_hears_of_its_nodes() {
+async fn a_cloud_controller_receives_its_nodes() {
     let mut api = start().await;
     let mut stream = api.client.watch_cloud_nodes(by(CLOUD, WatchCloudNodesRequest {})).await.unwrap().into_inner();
     let names = |nodes: nestling_control_api::v1alpha1::CloudNodes| nodes.nodes.into_iter().map(|node| node.name).collect::<Vec<_>>();
     assert_eq!(names(next(&mut stream).await.unwrap()), ["n1"]);
-    // While the tenant is not served nothing is said: an empty set would delete its nodes.
-    api.publish.send_replace(Arc::new(Directory::default()));
+    // While the tenant is not served nothing is sent: an empty set would delete its nodes.
+    api.publish.send_replace(Arc::new(TenantSnapshot::default()));
     api.publish.send_replace(Arc::new(served_on("n2")));
     assert_eq!(names(next(&mut stream).await.unwrap()), ["n2"]);
 }
 
 #[tokio::test]
-async fn nobody_gets_what_is_not_meant_for_them() {
+async fn callers_get_only_what_is_theirs() {
     let mut api = start().await;
     assert_eq!(api.client.watch(Request::new(WatchRequest {})).await.unwrap_err().code(), Code::Unauthenticated);
     assert_eq!(api.client.watch(by(CLOUD, WatchRequest {})).await.unwrap_err().code(), Code::PermissionDenied);

@@ -6,11 +6,10 @@ use super::Error;
 use super::build::{self, Applied, Endpoint, Prepared, Resources, names};
 use super::dereference::Dereferenced;
 use super::validate::ValidatedCluster;
-use crate::apply::host::HostObject;
-use crate::apply::{Applier, ApplyError};
-use crate::context::Context;
+use crate::apply::{Applier, ApplyError, HostObject};
+use crate::host::Stores;
 use crate::pki::{self, Pki, PkiPolicy, PkiSecrets};
-use crate::stores::Stores;
+use crate::state::Context;
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -29,7 +28,7 @@ pub struct OnHost {
 }
 
 pub async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Context) -> Result<OnHost, Error> {
-    let applier = Applier { host: &ctx.host, stores: &ctx.stores, verified: &ctx.verified, tenant: &cluster.uid };
+    let applier = Applier { host: &ctx.host, stores: &ctx.stores, state: &ctx.state, tenant: &cluster.uid };
     let service = applier.apply(build::service(cluster)).await?;
     let endpoint = Endpoint::from_service(cluster, &service).ok_or(Error::NoAddress)?;
     let policy = PkiPolicy { leaf_lifetime: ctx.config.leaf_lifetime, ca_lifetime: ctx.config.ca_lifetime };

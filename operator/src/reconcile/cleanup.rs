@@ -7,7 +7,7 @@
 use super::Error;
 use super::status::{self, Outcome};
 use super::subject::Subject;
-use crate::context::Context;
+use crate::state::Context;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::controller::Action;
@@ -58,7 +58,7 @@ pub async fn clean_up(subject: &Subject, ctx: &Context) -> Result<Action, Error>
     if !subject.vc.finalizers().iter().any(|finalizer| finalizer == labels::FINALIZER) {
         return Ok(Action::await_change());
     }
-    ctx.tenants.forget(&subject.uid);
+    ctx.state.disconnect(&subject.uid);
     if let Some(remains) = remove_namespace(subject, ctx).await? {
         status::write(subject, &Outcome::Deleting(&remains), ctx).await?;
         return Ok(Action::requeue(LOOK_AGAIN));

@@ -5,13 +5,13 @@ mod host_node;
 
 pub use host_node::{HostAddress, HostNode};
 
-use crate::context::Context;
+use crate::host::Stores;
 use crate::pki;
 use crate::pki::installation::InstallationCas;
 use crate::reconcile::build::members::PINNED_NODE;
 use crate::reconcile::build::names;
 use crate::reconcile::subject::Subject;
-use crate::stores::Stores;
+use crate::state::Context;
 use futures::future::try_join_all;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -58,7 +58,7 @@ pub enum DereferenceError {
 pub async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
     let (namespace, stores) = (&subject.namespace, &ctx.stores);
     let secrets = try_join_all(pki::secret_names(&subject.name).map(|name| async move {
-        match ctx.secrets.get(namespace, &name).await {
+        match ctx.state.secret(&subject.uid, namespace, &name).await {
             Ok(secret) => Ok(secret.map(|secret| (name, (*secret).clone()))),
             Err(source) => Err(DereferenceError::Secret { name, source }),
         }

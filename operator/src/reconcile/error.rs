@@ -2,20 +2,18 @@
 
 use super::cleanup::CleanupError;
 use super::dereference::DereferenceError;
-use super::inside::InsideError;
 use super::validate::Invalid;
 use crate::apply::ApplyError;
-use crate::guard::Refused;
+use crate::host::client::Refused;
 use crate::pki::PkiError;
-use crate::tenant::apply::TenantError;
+use crate::tenant::connection::ConnectError;
 use std::error::Error as StdError;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("this version of the operator cannot read the VirtualCluster: {0}")]
-    Unreadable(String),
+    #[error("this version of the operator cannot decode the VirtualCluster: {0}")]
+    DecodeFailed(String),
     #[error("{}", list(.0))]
     Invalid(Vec<Invalid>),
     #[error("cannot read what the cluster depends on")]
@@ -28,15 +26,15 @@ pub enum Error {
     #[error("the host gave the Service of the API no address")]
     NoAddress,
     #[error("cannot reach into the cluster")]
-    Inside(#[from] InsideError),
+    Inside(#[from] ConnectError),
     #[error("cannot set up what belongs inside the cluster")]
-    Tenant(#[source] TenantError),
+    Tenant(#[source] ApplyError),
     #[error("cannot clean up after the cluster")]
     Cleanup(#[from] CleanupError),
     #[error("cannot write the cluster's status")]
     Status(#[source] kube::Error),
     #[error("reconciling took longer than {0:?}")]
-    Slow(Duration),
+    ReconcileTimeout(Duration),
 }
 
 fn list(invalid: &[Invalid]) -> String {
@@ -46,11 +44,11 @@ fn list(invalid: &[Invalid]) -> String {
 impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Unreadable(_) => "Unreadable",
+            Self::DecodeFailed(_) => "DecodeFailed",
             Self::Invalid(_) => "Invalid",
             Self::Dereference(_) => "DereferenceFailed",
             Self::Pki(_) => "CertificatesFailed",
-            Self::Apply(ApplyError::Foreign { .. }) => "NameTaken",
+            Self::Apply(ApplyError::Foreign { .. }) => "NameConflict",
             Self::Apply(ApplyError::Terminating { .. }) => "WaitingForDeletion",
             Self::Apply(_) => "ApplyFailed",
             Self::NoAddress => "NoAddress",
@@ -58,7 +56,7 @@ impl Error {
             Self::Tenant(_) => "TenantApplyFailed",
             Self::Cleanup(_) => "CleanupFailed",
             Self::Status(_) => "StatusFailed",
-            Self::Slow(_) => "Slow",
+            Self::ReconcileTimeout(_) => "ReconcileTimeout",
         }
     }
 
@@ -69,7 +67,7 @@ impl Error {
 
     /// Whether only a change of the `VirtualCluster` can help.
     pub fn waits_for_change(&self) -> bool {
-        matches!(self, Self::Unreadable(_))
+        matches!(self, Self::DecodeFailed(_))
     }
 
     /// Whether it is nobody's trouble: this replica has just lost its lease.
@@ -88,16 +86,4 @@ impl Error {
         }
         false
     }
-}
-
-/// An error with all its causes, for a person. No text here repeats its source.
-pub fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -1,48 +1,38 @@
-//! Step four, inside the tenant: connects to its API as soon as there is an address, and sets up what belongs inside as
-//! soon as it answers.
+//! Step four, inside the tenant: connects to its API as soon as there is an address, and applies the add-ons as soon as it
+//! answers.
 
 use super::apply::OnHost;
 use super::subject::Subject;
 use super::validate::ValidatedCluster;
-use crate::context::Context;
-use crate::tenant::apply::{TenantError, keep};
-use crate::tenant::objects::{Settings, stages};
-use crate::tenant::{ConnectError, Observation};
+use crate::addons::{self, Settings};
+use crate::apply::ApplyError;
+use crate::state::Context;
+use crate::tenant::connection::{ConnectError, Target};
+use crate::tenant::observe::Observation;
 use jiff::Timestamp;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-#[derive(Debug, thiserror::Error)]
-pub enum InsideError {
-    #[error("no client of the tenant's API")]
-    Connect(#[from] ConnectError),
-}
-
-/// What is seen inside, and whether what belongs there could be applied. The tenant's own trouble is no reason not to
-/// report what is seen.
+/// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is
+/// observed.
 pub async fn apply(
     subject: &Subject,
     cluster: &ValidatedCluster,
     host: &OnHost,
     ctx: &Context,
-) -> Result<(Observation, Result<(), TenantError>), InsideError> {
-    let pki = &host.pki;
-    let tenant = ctx.tenants.connect(
-        &cluster.uid,
-        &subject.reference,
-        &host.endpoint.host_url,
-        &pki.secrets.ca,
-        &pki.ca_bundle,
-        Timestamp::now(),
-    )?;
+) -> Result<(Observation, Result<(), ApplyError>), ConnectError> {
+    let (queue, reference, ca) = (ctx.queue.clone(), subject.reference.clone(), &host.pki.secrets.ca);
+    let target = Target { cluster: subject.reference.to_string(), url: &host.endpoint.host_url, ca, ca_bundle: &host.pki.ca_bundle };
+    let changed = move || queue.add(reference.clone());
+    let tenant = ctx.state.connect(&cluster.uid, &target, &ctx.guard, changed, Timestamp::now())?;
     let observation = tenant.observation.borrow().clone();
     if !observation.api_answered {
         return Ok((observation, Ok(())));
     }
-    let settings = Settings::of(cluster);
-    let mut revision = DefaultHasher::new();
-    settings.hash(&mut revision);
-    // Somebody has changed or removed CoreDNS: look at everything.
-    observation.dns.as_ref().and_then(|dns| dns.generation).hash(&mut revision);
-    let applied = keep(&tenant, stages(&settings), revision.finish(), ctx.config.resync.unsigned_abs()).await;
+    let settings = Settings {
+        dns_address: cluster.dns_address,
+        cluster_domain: cluster.cluster_domain.clone(),
+        coredns_image: cluster.images.coredns.clone(),
+        coredns_generation: observation.dns.as_ref().and_then(|dns| dns.generation),
+    };
+    let applied = addons::apply(&tenant.client, &cluster.uid, &ctx.state, &settings, ctx.config.resync.unsigned_abs()).await;
     Ok((observation, applied))
 }

@@ -20,10 +20,10 @@ pub mod status;
 pub mod subject;
 pub mod validate;
 
-pub use error::{Error, chain as error_chain};
+pub use error::Error;
 
-use crate::context::Context;
-use crate::stores::Cluster;
+use crate::host::Cluster;
+use crate::state::Context;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use status::{Outcome, Progress};
@@ -42,7 +42,7 @@ pub async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Result<Actio
     let subject = Subject::new(&cluster, &ctx)?;
     let result = match tokio::time::timeout(LIMIT, Box::pin(turn(&subject, &ctx))).await {
         Ok(result) => result,
-        Err(_) => Err(Error::Slow(LIMIT)),
+        Err(_) => Err(Error::ReconcileTimeout(LIMIT)),
     };
     if result.is_ok() {
         ctx.backoff.succeeded(&subject.reference);

@@ -1,8 +1,8 @@
 //! The cluster that a reconcile is about.
 
 use super::Error;
-use crate::context::Context;
-use crate::stores::Cluster;
+use crate::host::Cluster;
+use crate::state::Context;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::reflector::{Lookup as _, ObjectRef};
 use kube::{Resource as _, ResourceExt as _};
@@ -21,10 +21,10 @@ pub struct Subject {
 
 impl Subject {
     pub fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, Error> {
-        let mut vc = cluster.0.clone().map_err(|invalid| Error::Unreadable(invalid.error))?;
-        let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(Error::Unreadable("it has no uid".into()))?);
-        let namespace = vc.metadata.namespace.clone().ok_or(Error::Unreadable("it has no namespace".into()))?;
-        if let Some(written) = ctx.written.get(&uid) {
+        let mut vc = cluster.0.clone().map_err(|invalid| Error::DecodeFailed(invalid.error))?;
+        let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(Error::DecodeFailed("it has no uid".into()))?);
+        let namespace = vc.metadata.namespace.clone().ok_or(Error::DecodeFailed("it has no namespace".into()))?;
+        if let Some(written) = ctx.state.with(&uid, |state| state.status.clone()) {
             vc.status = Some(written);
         }
         Ok(Self { uid, namespace, name: vc.name_any(), reference: cluster.to_object_ref(()), vc })

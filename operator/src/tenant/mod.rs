@@ -1,15 +1,7 @@
-//! The tenant's own API, as the operator uses it: what it needs inside to be a cluster, and how it is doing.
+//! The tenant's own API: a [`connection`] with an identity minted in memory, and what is [`mod@observe`]d through it.
 //!
-//! [`Tenants`] holds one [`connection`] per tenant with an identity minted in memory, and a background task that
-//! ([`observe`]) asks a starting apiserver until it answers, then watches nodes and CoreDNS; what changes wakes the
-//! tenant's reconcile. [`objects`] (pure) are the objects that the operator keeps inside; [`apply`] keeps them.
+//! A starting apiserver is probed until it answers; then two watches follow nodes and CoreDNS, and each change makes the
+//! tenant's cluster due for a reconcile. What the operator writes through the connection is [`addons`](crate::addons).
 
-pub mod apply;
 pub mod connection;
-pub mod objects;
-pub mod observe;
-mod registry;
-
-pub use connection::ConnectError;
-pub use observe::Observation;
-pub use registry::{Tenant, Tenants};
+pub(crate) mod observe;

@@ -1,14 +1,14 @@
 //! The whole status out of what was applied and observed. Pure.
 
-use super::parts::{Replicas, available};
-use super::{Outcome, Progress};
-use crate::conditions::{Verdict, condition};
-use crate::reconcile::error::{Error, chain};
+use super::progress::{Outcome, Progress, Replicas, available};
+use crate::conditions::{ConditionState, condition};
+use crate::reconcile::Error;
 use crate::tenant::observe::Dns;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 use nestling_crds::v1alpha1::{EtcdStatus, KubeconfigRef, Phase, VirtualClusterStatus, conditions};
+use nestling_runtime::error::chain;
 
 /// Of all conditions, those that a cluster must have to be `Ready`, in the order in which they come true.
 const NEEDED: [&str; 5] = [
@@ -19,17 +19,17 @@ const NEEDED: [&str; 5] = [
     conditions::ADDONS_READY,
 ];
 
-/// The status after this outcome. What an outcome says nothing of stays as it was.
+/// The status after this outcome. Fields that an outcome has no bearing on stay as they were.
 pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome: &Outcome<'_>, now: Timestamp) -> VirtualClusterStatus {
     let mut status = VirtualClusterStatus { observed_generation: generation, ..previous.clone() };
-    let mut verdicts: Vec<(&str, Verdict)> = Vec::new();
+    let mut states: Vec<(&str, ConditionState)> = Vec::new();
     match outcome {
         Outcome::Built(progress) => {
             facts(&mut status, progress);
-            verdicts = built(progress, previous);
-            status.phase = Some(if is(&verdicts, conditions::READY) {
+            states = built(progress, previous);
+            status.phase = Some(if is(&states, conditions::READY) {
                 Phase::Ready
-            } else if is(&verdicts, conditions::DEGRADED) {
+            } else if is(&states, conditions::DEGRADED) {
                 Phase::Degraded
             } else {
                 Phase::Provisioning
@@ -37,37 +37,37 @@ pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome
         }
         Outcome::Failed(Error::Invalid(invalid)) => {
             let message = chain(&Error::Invalid(invalid.clone()));
-            verdicts.push((conditions::VALID, Verdict::no("Invalid", message.clone())));
-            verdicts.push((conditions::PROGRESSING, Verdict::no("Invalid", "waiting for a change of the spec")));
-            // What runs keeps running on the last valid spec.
+            states.push((conditions::VALID, ConditionState::no("Invalid", message.clone())));
+            states.push((conditions::PROGRESSING, ConditionState::no("Invalid", "waiting for a change of the spec")));
+            // What runs keeps running with the last valid spec.
             if !was_ready(previous) {
-                verdicts.push((conditions::READY, Verdict::no("Invalid", message)));
+                states.push((conditions::READY, ConditionState::no("Invalid", message)));
                 status.phase = Some(Phase::Invalid);
             }
         }
         Outcome::Failed(error) => {
             let message = chain(*error);
             if !was_ready(previous) {
-                verdicts.push((conditions::READY, Verdict::no(error.reason(), message.clone())));
+                states.push((conditions::READY, ConditionState::no(error.reason(), message.clone())));
                 status.phase = status.phase.filter(|phase| *phase == Phase::Degraded).or(Some(Phase::Provisioning));
             }
-            verdicts.push((conditions::PROGRESSING, Verdict::yes(error.reason(), "trying again")));
+            states.push((conditions::PROGRESSING, ConditionState::yes(error.reason(), "retrying")));
             if !error.is_a_wait() {
-                verdicts.push((conditions::DEGRADED, Verdict::yes(error.reason(), message)));
+                states.push((conditions::DEGRADED, ConditionState::yes(error.reason(), message)));
             }
         }
         Outcome::Paused => {
             status.phase = Some(Phase::Paused);
-            verdicts.push((conditions::PROGRESSING, Verdict::no("Paused", "spec.paused is true")));
+            states.push((conditions::PROGRESSING, ConditionState::no("Paused", "spec.paused is true")));
         }
         Outcome::Deleting(remains) => {
             status.phase = Some(Phase::Deleting);
-            verdicts.push((conditions::READY, Verdict::no("Deleting", *remains)));
-            verdicts.push((conditions::PROGRESSING, Verdict::yes("Deleting", *remains)));
+            states.push((conditions::READY, ConditionState::no("Deleting", *remains)));
+            states.push((conditions::PROGRESSING, ConditionState::yes("Deleting", *remains)));
         }
     }
-    for (type_, verdict) in verdicts {
-        let next = condition(&previous.conditions, type_, &verdict, generation, now);
+    for (type_, state) in states {
+        let next = condition(&previous.conditions, type_, &state, generation, now);
         put(&mut status.conditions, next);
     }
     status
@@ -91,7 +91,7 @@ fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
     status.selector = selector(progress);
 }
 
-/// Of the pods that the scale subresource counts.
+/// Selector of the pods that the scale subresource counts.
 fn selector(progress: &Progress) -> String {
     let resources = &progress.host.resources;
     let selector = match &resources.apiserver {
@@ -102,40 +102,40 @@ fn selector(progress: &Progress) -> String {
     pairs.join(",")
 }
 
-fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static str, Verdict)> {
-    let mut verdicts = vec![
-        (conditions::VALID, Verdict::yes("Accepted", "")),
+fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static str, ConditionState)> {
+    let mut states = vec![
+        (conditions::VALID, ConditionState::yes("Accepted", "")),
         (conditions::ETCD_READY, progress.etcd()),
         (conditions::API_SERVER_READY, api_server(progress)),
         (conditions::CONTROLLERS_READY, available(progress.controllers())),
         (conditions::NODES_READY, nodes(progress)),
         (conditions::ADDONS_READY, addons(progress)),
     ];
-    let ready = match verdicts.iter().find(|(type_, verdict)| NEEDED.contains(type_) && !verdict.is_true()) {
-        None => Verdict::yes("Ready", ""),
-        Some((type_, verdict)) => Verdict::no(verdict.reason.clone(), format!("{type_}: {}", verdict.message)),
+    let ready = match states.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
+        None => ConditionState::yes("Ready", ""),
+        Some((type_, state)) => ConditionState::no(state.reason.clone(), format!("{type_}: {}", state.message)),
     };
     let progressing = progressing(progress, &ready);
     let degraded = degraded(progress, previous, &ready);
-    verdicts.extend([(conditions::READY, ready), (conditions::PROGRESSING, progressing), (conditions::DEGRADED, degraded)]);
-    verdicts
+    states.extend([(conditions::READY, ready), (conditions::PROGRESSING, progressing), (conditions::DEGRADED, degraded)]);
+    states
 }
 
-/// Ready pods, and an answer to ourselves: what agents and users reach is the same address.
-fn api_server(progress: &Progress) -> Verdict {
-    let verdict = available(progress.api_server());
-    if verdict.is_true() && !progress.observation.api_answered {
-        return Verdict::no("WaitingForAnswer", format!("{} has not answered /readyz yet", progress.host.endpoint.host_url));
+/// Ready pods, and an answer to the operator itself, at the address that agents use.
+fn api_server(progress: &Progress) -> ConditionState {
+    let state = available(progress.api_server());
+    if state.is_true() && !progress.observation.api_answered {
+        return ConditionState::no("WaitingForAnswer", format!("{} has not answered /readyz yet", progress.host.endpoint.host_url));
     }
-    verdict
+    state
 }
 
-fn nodes(progress: &Progress) -> Verdict {
+fn nodes(progress: &Progress) -> ConditionState {
     match progress.observation.nodes {
-        None => Verdict::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
-        Some(nodes) if nodes.total == 0 => Verdict::no("WaitingForNodes", no_nodes(progress)),
-        Some(nodes) if nodes.ready == 0 => Verdict::no("WaitingForNodes", format!("none of {} nodes is ready", nodes.total)),
-        Some(nodes) => Verdict::yes("Available", format!("{} of {} nodes are ready", nodes.ready, nodes.total)),
+        None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
+        Some(nodes) if nodes.total == 0 => ConditionState::no("WaitingForNodes", no_nodes(progress)),
+        Some(nodes) if nodes.ready == 0 => ConditionState::no("WaitingForNodes", format!("none of {} nodes is ready", nodes.total)),
+        Some(nodes) => ConditionState::yes("Available", format!("{} of {} nodes are ready", nodes.ready, nodes.total)),
     }
 }
 
@@ -148,22 +148,22 @@ fn no_nodes(progress: &Progress) -> String {
     format!("no node agent on a host node with {} has registered its node yet", labels.join(","))
 }
 
-fn addons(progress: &Progress) -> Verdict {
+fn addons(progress: &Progress) -> ConditionState {
     if let Err(error) = &progress.inside {
-        return Verdict::no(error.reason(), chain(error));
+        return ConditionState::no(error.reason(), chain(error));
     }
     match &progress.observation.dns {
-        None => Verdict::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
-        Some(dns) if dns.available > 0 => Verdict::yes("Available", "CoreDNS is available"),
-        Some(dns) if !dns.exists => Verdict::no("WaitingForCoreDNS", "CoreDNS has not been created yet"),
-        Some(Dns { trouble: Some(trouble), .. }) => Verdict::no(trouble.reason.clone(), format!("CoreDNS: {}", trouble.message)),
-        Some(_) => Verdict::no("WaitingForCoreDNS", "CoreDNS is starting"),
+        None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
+        Some(dns) if dns.available > 0 => ConditionState::yes("Available", "CoreDNS is available"),
+        Some(dns) if !dns.exists => ConditionState::no("WaitingForCoreDNS", "CoreDNS has not been created yet"),
+        Some(Dns { failure: Some(failure), .. }) => ConditionState::no(failure.reason.clone(), format!("CoreDNS: {}", failure.message)),
+        Some(_) => ConditionState::no("WaitingForCoreDNS", "CoreDNS is starting"),
     }
 }
 
-fn progressing(progress: &Progress, ready: &Verdict) -> Verdict {
+fn progressing(progress: &Progress, ready: &ConditionState) -> ConditionState {
     if !ready.is_true() {
-        return Verdict::yes(&ready.reason, ready.message.clone());
+        return ConditionState::yes(&ready.reason, ready.message.clone());
     }
     let (_, api_server, _) = progress.api_server();
     let (_, controllers, _) = progress.controllers();
@@ -173,38 +173,42 @@ fn progressing(progress: &Progress, ready: &Verdict) -> Verdict {
         .filter_map(|(name, replicas)| (!replicas.is_rolled_out()).then_some(name))
         .collect();
     if rolling.is_empty() {
-        Verdict::no("AsSpecified", "")
+        ConditionState::no("UpToDate", "")
     } else {
-        Verdict::yes("RollingOut", format!("rolling out: {}", rolling.join(", ")))
+        ConditionState::yes("RollingOut", format!("rolling out: {}", rolling.join(", ")))
     }
 }
 
-/// Something that was there is missing.
-fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &Verdict) -> Verdict {
+/// Something that was ready is not any more.
+fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &ConditionState) -> ConditionState {
     if let Err(error) = &progress.inside
         && was_ready(previous)
     {
-        return Verdict::yes(error.reason(), chain(error));
+        return ConditionState::yes(error.reason(), chain(error));
     }
     if !ready.is_true() {
-        return if was_ready(previous) { Verdict::yes(&ready.reason, ready.message.clone()) } else { Verdict::no("Starting", "") };
+        return if was_ready(previous) {
+            ConditionState::yes(&ready.reason, ready.message.clone())
+        } else {
+            ConditionState::no("Starting", "")
+        };
     }
     match progress.observation.nodes {
         Some(nodes) if nodes.ready < nodes.total => {
-            Verdict::yes("NodesNotReady", format!("{} of {} nodes are not ready", nodes.total - nodes.ready, nodes.total))
+            ConditionState::yes("NodesNotReady", format!("{} of {} nodes are not ready", nodes.total - nodes.ready, nodes.total))
         }
-        _ => Verdict::no("AsSpecified", ""),
+        _ => ConditionState::no("UpToDate", ""),
     }
 }
 
-/// Whether the cluster has been ready since it was made.
+/// Whether the cluster has been ready since it was created.
 fn was_ready(status: &VirtualClusterStatus) -> bool {
     let is_true = |type_: &str| status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True");
     is_true(conditions::READY) || status.phase == Some(Phase::Degraded)
 }
 
-fn is(verdicts: &[(&str, Verdict)], type_: &str) -> bool {
-    verdicts.iter().any(|(other, verdict)| *other == type_ && verdict.is_true())
+fn is(states: &[(&str, ConditionState)], type_: &str) -> bool {
+    states.iter().any(|(other, state)| *other == type_ && state.is_true())
 }
 
 fn put(conditions: &mut Vec<Condition>, next: Condition) {

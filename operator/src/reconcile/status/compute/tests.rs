@@ -4,8 +4,7 @@ use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::{self, Applied, Endpoint, Prepared, Resources};
 use crate::reconcile::validate::Invalid;
 use crate::reconcile::validate::testing::{cluster, now, reads};
-use crate::tenant::Observation;
-use crate::tenant::observe::Dns;
+use crate::tenant::observe::{Dns, Observation};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use nestling_crds::v1alpha1::NodesStatus;
@@ -109,20 +108,20 @@ fn after(previous: &VirtualClusterStatus, progress: &Progress) -> VirtualCluster
     compute(previous, Some(2), &Outcome::Built(progress), now())
 }
 
-fn verdict<'a>(status: &'a VirtualClusterStatus, type_: &str) -> (&'a str, &'a str, &'a str) {
+fn state<'a>(status: &'a VirtualClusterStatus, type_: &str) -> (&'a str, &'a str, &'a str) {
     let condition = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
     assert_eq!(condition.observed_generation, Some(2));
     (&condition.status, &condition.reason, &condition.message)
 }
 
 #[test]
-fn a_new_cluster_says_what_it_waits_for() {
+fn a_new_cluster_names_what_it_waits_for() {
     let status = after(&VirtualClusterStatus::default(), &applied(&json!({})));
-    assert_eq!(verdict(&status, "Valid").0, "True");
-    assert_eq!(verdict(&status, "Ready"), ("False", "WaitingForPod", "EtcdReady: no pod has been created yet"));
-    assert_eq!(verdict(&status, "NodesReady").0, "Unknown");
-    assert_eq!(verdict(&status, "Progressing").0, "True");
-    assert_eq!(verdict(&status, "Degraded"), ("False", "Starting", ""));
+    assert_eq!(state(&status, "Valid").0, "True");
+    assert_eq!(state(&status, "Ready"), ("False", "WaitingForPod", "EtcdReady: no pod has been created yet"));
+    assert_eq!(state(&status, "NodesReady").0, "Unknown");
+    assert_eq!(state(&status, "Progressing").0, "True");
+    assert_eq!(state(&status, "Degraded"), ("False", "Starting", ""));
     assert_eq!(status.phase, Some(Phase::Provisioning));
     assert_eq!(status.endpoint.as_deref(), Some("https://10.96.7.7:443"));
     assert_eq!(status.kubeconfig_ref.unwrap().key, "kubeconfig");
@@ -136,8 +135,8 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
     let mut progress = running(&json!({}));
     progress.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
     let status = after(&VirtualClusterStatus::default(), &progress);
-    assert_eq!(verdict(&status, "EtcdReady"), ("True", "Available", "1 of 1 members are ready"));
-    assert_eq!(verdict(&status, "APIServerReady").2, "pod dev-control-plane-0 is starting: kube-apiserver not ready");
+    assert_eq!(state(&status, "EtcdReady"), ("True", "Available", "1 of 1 members are ready"));
+    assert_eq!(state(&status, "APIServerReady").2, "pod dev-control-plane-0 is starting: kube-apiserver not ready");
 
     let full = running(&json!({}));
     let breaks: [(&str, Break); 5] = [
@@ -147,13 +146,13 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
         ("NodesReady", |p| p.observation.nodes = Some(NodesStatus { ready: 0, total: 3 })),
         ("AddonsReady", |p| p.observation.dns = Some(Dns::default())),
     ];
-    assert_eq!(verdict(&after(&VirtualClusterStatus::default(), &full), "Ready"), ("True", "Ready", ""));
+    assert_eq!(state(&after(&VirtualClusterStatus::default(), &full), "Ready"), ("True", "Ready", ""));
     for (part, break_it) in breaks {
         let mut progress = running(&json!({}));
         break_it(&mut progress);
         let status = after(&VirtualClusterStatus::default(), &progress);
-        assert_eq!(verdict(&status, part).0, "False", "{part}");
-        let (ready, _, message) = verdict(&status, "Ready");
+        assert_eq!(state(&status, part).0, "False", "{part}");
+        let (ready, _, message) = state(&status, "Ready");
         assert_eq!(ready, "False", "{part}");
         assert!(message.starts_with(&format!("{part}: ")), "{message}");
     }
@@ -164,7 +163,7 @@ fn a_status_at_rest_is_the_same_again() {
     let progress = running(&json!({}));
     let first = after(&VirtualClusterStatus::default(), &progress);
     assert_eq!(first.phase, Some(Phase::Ready));
-    assert_eq!(verdict(&first, "Progressing"), ("False", "AsSpecified", ""));
+    assert_eq!(state(&first, "Progressing"), ("False", "UpToDate", ""));
     let later = compute(&first, Some(2), &Outcome::Built(&progress), now() + SignedDuration::from_hours(1));
     assert_eq!(later, first);
     // Also when it has been through the API.
@@ -178,26 +177,26 @@ fn what_was_there_and_is_missing_is_degraded() {
     let mut broken = running(&json!({}));
     broken.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
     let lost = after(&ready, &broken);
-    assert_eq!((verdict(&lost, "Degraded").0, lost.phase), ("True", Some(Phase::Degraded)));
+    assert_eq!((state(&lost, "Degraded").0, lost.phase), ("True", Some(Phase::Degraded)));
     // It stays so until the cluster is ready again.
     assert_eq!(after(&lost, &broken).phase, Some(Phase::Degraded));
     let back = after(&lost, &running(&json!({})));
-    assert_eq!((verdict(&back, "Degraded").0, back.phase), ("False", Some(Phase::Ready)));
+    assert_eq!((state(&back, "Degraded").0, back.phase), ("False", Some(Phase::Ready)));
 
     let mut fewer = running(&json!({}));
     fewer.observation.nodes = Some(NodesStatus { ready: 2, total: 3 });
     let status = after(&ready, &fewer);
-    assert_eq!(verdict(&status, "Ready").0, "True");
-    assert_eq!(verdict(&status, "Degraded"), ("True", "NodesNotReady", "1 of 3 nodes are not ready"));
+    assert_eq!(state(&status, "Ready").0, "True");
+    assert_eq!(state(&status, "Degraded"), ("True", "NodesNotReady", "1 of 3 nodes are not ready"));
 }
 
 #[test]
-fn a_rollout_is_progress_and_not_trouble() {
+fn a_rollout_is_progress_and_not_degradation() {
     let mut rolling = running(&json!({}));
     rolling.host.resources.controllers.status.as_mut().unwrap().updated_replicas = Some(0);
     let status = after(&VirtualClusterStatus::default(), &rolling);
-    assert_eq!(verdict(&status, "Progressing"), ("True", "RollingOut", "rolling out: controllers"));
-    assert_eq!(verdict(&status, "Ready").0, "True");
+    assert_eq!(state(&status, "Progressing"), ("True", "RollingOut", "rolling out: controllers"));
+    assert_eq!(state(&status, "Ready").0, "True");
 }
 
 #[test]
@@ -205,8 +204,8 @@ fn an_external_cluster_counts_its_own_apiserver() {
     let mut progress = applied(&json!({"topology": "External"}));
     progress.pods = vec![pod("dev-etcd-0", "etcd", &["etcd"], &[]), pod("dev-apiserver-x", "apiserver", &[], &["kube-apiserver"])];
     let status = after(&VirtualClusterStatus::default(), &progress);
-    assert_eq!(verdict(&status, "EtcdReady").0, "True");
-    assert_eq!(verdict(&status, "APIServerReady").2, "pod dev-apiserver-x is starting: kube-apiserver not ready");
+    assert_eq!(state(&status, "EtcdReady").0, "True");
+    assert_eq!(state(&status, "APIServerReady").2, "pod dev-apiserver-x is starting: kube-apiserver not ready");
     assert!(status.selector.contains("nestling.dev/component=apiserver"), "{}", status.selector);
     assert_eq!(status.etcd.members.len(), 1);
 }
@@ -215,31 +214,31 @@ fn an_external_cluster_counts_its_own_apiserver() {
 fn an_invalid_spec_is_named_and_what_runs_keeps_running() {
     let error = Error::Invalid(vec![Invalid { field: "spec.expose.type".into(), message: "not supported yet".into() }]);
     let fresh = compute(&VirtualClusterStatus::default(), Some(2), &Outcome::Failed(&error), now());
-    assert_eq!(verdict(&fresh, "Valid"), ("False", "Invalid", "spec.expose.type not supported yet"));
-    assert_eq!((verdict(&fresh, "Ready").0, fresh.phase), ("False", Some(Phase::Invalid)));
+    assert_eq!(state(&fresh, "Valid"), ("False", "Invalid", "spec.expose.type not supported yet"));
+    assert_eq!((state(&fresh, "Ready").0, fresh.phase), ("False", Some(Phase::Invalid)));
 
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
     let edited = compute(&ready, Some(2), &Outcome::Failed(&error), now());
-    assert_eq!((verdict(&edited, "Valid").0, verdict(&edited, "Ready").0, edited.phase), ("False", "True", Some(Phase::Ready)));
+    assert_eq!((state(&edited, "Valid").0, state(&edited, "Ready").0, edited.phase), ("False", "True", Some(Phase::Ready)));
 }
 
 #[test]
-fn a_failure_keeps_what_is_known_and_says_why() {
+fn a_failure_keeps_what_is_known_and_names_the_reason() {
     let error = Error::NoAddress;
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
     let failed = compute(&ready, Some(2), &Outcome::Failed(&error), now());
     assert_eq!(failed.service_cidr, ready.service_cidr);
-    assert_eq!(verdict(&failed, "Ready").0, "True");
-    assert_eq!(verdict(&failed, "Degraded"), ("True", "NoAddress", "the host gave the Service of the API no address"));
+    assert_eq!(state(&failed, "Ready").0, "True");
+    assert_eq!(state(&failed, "Degraded"), ("True", "NoAddress", "the host gave the Service of the API no address"));
     let healed = after(&failed, &running(&json!({})));
-    assert_eq!(verdict(&healed, "Degraded").0, "False");
+    assert_eq!(state(&healed, "Degraded").0, "False");
 }
 
 #[test]
 fn deleting_and_paused_are_phases() {
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
     let deleting = compute(&ready, Some(2), &Outcome::Deleting("namespace x is being deleted"), now());
-    assert_eq!((deleting.phase, verdict(&deleting, "Ready").2), (Some(Phase::Deleting), "namespace x is being deleted"));
+    assert_eq!((deleting.phase, state(&deleting, "Ready").2), (Some(Phase::Deleting), "namespace x is being deleted"));
     let paused = compute(&ready, Some(2), &Outcome::Paused, now());
-    assert_eq!((paused.phase, verdict(&paused, "Progressing").1), (Some(Phase::Paused), "Paused"));
+    assert_eq!((paused.phase, state(&paused, "Progressing").1), (Some(Phase::Paused), "Paused"));
 }

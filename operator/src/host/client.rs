@@ -1,43 +1,40 @@
-//! What stands between every client of ours and an apiserver: nobody but the lease holder writes, and no call hangs.
+//! Clients of apiservers: only the holder of the lease writes, and every call has a deadline.
 
 use http::{Method, Request};
 use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use nestling_runtime::kube::DEADLINE;
 use nestling_runtime::lease::Leadership;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tower::{BoxError, Layer, Service};
 
-/// An apiserver that has not begun to answer by then does not count as reachable.
-pub const ANSWER: Duration = Duration::from_secs(15);
-
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     #[error("this replica does not hold the lease")]
     NotLeader,
-    #[error("the apiserver did not answer within {ANSWER:?}")]
+    #[error("the apiserver did not answer within {DEADLINE:?}")]
     NoAnswer,
 }
 
-/// Layer for kube clients: asks before every request that is not a read, so that no write can be forgotten.
+/// Layer for kube clients that checks the lease before every request other than a read, so that no write can bypass it.
 #[derive(Clone)]
-pub struct WriteGuard(Arc<dyn Fn() -> bool + Send + Sync>);
+pub(crate) struct WriteGuard(Arc<dyn Fn() -> bool + Send + Sync>);
 
 impl WriteGuard {
-    /// Lets writes through while the lease is held.
-    pub fn leader(leadership: Leadership) -> Self {
+    /// Allows writes while the lease is held.
+    pub(crate) fn leader(leadership: Leadership) -> Self {
         Self(Arc::new(move || leadership.is_held()))
     }
 
-    /// Lets everything through: for what every replica may write (`TokenReview`, the lease itself).
-    pub fn open() -> Self {
+    /// Allows every request: for what every replica may write (`TokenReview`, the lease itself).
+    pub(crate) fn open() -> Self {
         Self(Arc::new(|| true))
     }
 
     /// A client of `config` behind this guard.
-    pub fn client(&self, config: Config) -> Result<Client, kube::Error> {
+    pub(crate) fn client(&self, config: Config) -> Result<Client, kube::Error> {
         Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
     }
 }
@@ -52,7 +49,7 @@ impl<S> Layer<S> for WriteGuard {
 
 /// A client's service behind a [`WriteGuard`].
 #[derive(Clone)]
-pub struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     guard: WriteGuard,
     inner: S,
 }
@@ -79,7 +76,7 @@ where
         }
         let answer = self.inner.call(request);
         Box::pin(async move {
-            match tokio::time::timeout(ANSWER, answer).await {
+            match tokio::time::timeout(DEADLINE, answer).await {
                 Ok(answer) => answer.map_err(Into::into),
                 Err(_) => Err(Refused::NoAnswer.into()),
             }
@@ -100,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_holder_writes_and_everybody_reads() {
+    async fn only_the_holder_writes_and_every_replica_reads() {
         let held = Arc::new(AtomicBool::new(false));
         let asked = held.clone();
         let guard = WriteGuard(Arc::new(move || asked.load(Ordering::Relaxed)));
@@ -116,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_apiserver_is_given_up() {
+    async fn a_call_without_an_answer_times_out() {
         let service = WriteGuard::open().layer(tower::service_fn(|_: Request<()>| std::future::pending::<Result<(), BoxError>>()));
         let refused = service.oneshot(request(Method::GET)).await.unwrap_err();
         assert!(matches!(refused.downcast_ref(), Some(Refused::NoAnswer)));

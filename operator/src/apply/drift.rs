@@ -1,14 +1,35 @@
-//! Whether a live object already is what was asked for.
+//! Whether a live object is as desired: every desired field holds ([`holds`]), and no field was desired before and is not
+//! any more, which shows in the hash that the object carries ([`stamp`]).
 
+use kube::ResourceExt as _;
+use kube::core::DynamicObject;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
 
-/// Whether every field of `desired` is in `live` with the same value. Fields that only `live` has are somebody else's
-/// (defaults, other field managers). A list of objects may hold others' entries too (lists merge by key under
+/// Annotation with the hash of the object as the operator last applied it.
+pub(super) const APPLIED: &str = "nestling.dev/applied";
+
+/// Puts the hash of `object` on it and returns the hash.
+pub(super) fn stamp(object: &mut DynamicObject) -> Result<String, serde_json::Error> {
+    object.annotations_mut().remove(APPLIED);
+    let digest = Sha256::digest(serde_json::to_vec(object)?);
+    let hash = digest.iter().take(16).fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    object.annotations_mut().insert(APPLIED.into(), hash.clone());
+    Ok(hash)
+}
+
+/// Whether every field of `desired` is in `live` with the same value. Fields that only `live` has belong to others
+/// (defaults, other field managers). A list of objects may have more entries in `live` (lists merge by key under
 /// server-side apply); a list of plain values must be equal.
 ///
 /// A value that the server writes differently (`1000m` for `1`) counts as different: the cost is an apply that changes
 /// nothing, never a missed one.
-pub fn holds(desired: &Value, live: &Value) -> bool {
+pub(crate) fn holds(desired: &Value, live: &Value) -> bool {
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
             desired.iter().all(|(key, value)| live.get(key).map_or_else(|| is_empty(value), |live| holds(value, live)))
@@ -20,7 +41,7 @@ pub fn holds(desired: &Value, live: &Value) -> bool {
     }
 }
 
-/// The server does not store what is empty.
+/// The server does not store empty values.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -49,5 +70,14 @@ mod tests {
     #[case::kinds_differ(json!({"a": "1"}), json!({"a": 1}), false)]
     fn table(#[case] desired: Value, #[case] live: Value, #[case] expected: bool) {
         assert_eq!(holds(&desired, &live), expected);
+    }
+
+    #[test]
+    fn the_hash_is_stable_and_sees_every_field() {
+        let mut map: DynamicObject = serde_json::from_value(json!({"metadata": {"name": "a"}, "data": {"a": "1"}})).unwrap();
+        let first = stamp(&mut map).unwrap();
+        assert_eq!(stamp(&mut map).unwrap(), first);
+        map.data = json!({});
+        assert_ne!(stamp(&mut map).unwrap(), first);
     }
 }

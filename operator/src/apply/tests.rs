@@ -1,6 +1,6 @@
 use super::*;
 use crate::apply::testing::{Log, api, not_found};
-use crate::stores::Writers;
+use crate::host::Writers;
 use http::Method;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::Event;
@@ -16,7 +16,7 @@ struct Host {
     log: Log,
     stores: Stores,
     writers: Writers,
-    verified: Verified,
+    state: State,
     tenant: TenantUid,
 }
 
@@ -36,11 +36,12 @@ impl Host {
             live.clone().map_or_else(not_found, |live| (200, live))
         });
         let (stores, writers) = Stores::new();
-        Self { live, client, log, stores, writers, verified: Verified::default(), tenant: TenantUid::new("vc-1") }
+        let remembered = State::new(client.clone(), stores.clone());
+        Self { live, client, log, stores, writers, state: remembered, tenant: TenantUid::new("vc-1") }
     }
 
     async fn apply(&self, value: &str) -> Result<ConfigMap, ApplyError> {
-        let applier = Applier { host: &self.client, stores: &self.stores, verified: &self.verified, tenant: &self.tenant };
+        let applier = Applier { host: &self.client, stores: &self.stores, state: &self.state, tenant: &self.tenant };
         let owner =
             json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1", "controller": true});
         let metadata = json!({"namespace": "team", "name": "dev", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]});
@@ -53,7 +54,7 @@ impl Host {
         self.writers.config_maps.apply_watcher_event(&Event::Apply(serde_json::from_value(json!({"metadata": live["metadata"]})).unwrap()));
     }
 
-    /// Somebody else writes.
+    /// Another client writes.
     fn edit(&mut self, edit: impl FnOnce(&mut Value)) {
         let mut live = self.live.lock().unwrap();
         let object = live.as_mut().unwrap();
@@ -70,7 +71,7 @@ fn requests(methods: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn at_rest_nothing_is_asked_and_nothing_written() {
+async fn at_rest_there_is_no_request() {
     let mut host = Host::new();
     host.apply("a").await.unwrap();
     assert_eq!(host.log.take(), requests(&["GET", "PATCH"]));
@@ -87,7 +88,7 @@ async fn a_new_leader_reads_and_does_not_write() {
     host.apply("a").await.unwrap();
     host.watch();
     host.log.take();
-    host.verified = Verified::default();
+    host.state = State::new(host.client.clone(), host.stores.clone());
     host.apply("a").await.unwrap();
     assert_eq!(host.log.take(), requests(&["GET"]));
     host.apply("a").await.unwrap();
@@ -114,7 +115,7 @@ async fn a_change_of_what_is_wanted_is_written_even_if_it_only_takes_away() {
     host.apply("a").await.unwrap();
     host.watch();
     host.log.take();
-    let applier = Applier { host: &host.client, stores: &host.stores, verified: &host.verified, tenant: &host.tenant };
+    let applier = Applier { host: &host.client, stores: &host.stores, state: &host.state, tenant: &host.tenant };
     let metadata = json!({"namespace": "team", "name": "dev", "labels": {labels::TENANT: "vc-1"}});
     let _: ConfigMap = applier.apply(serde_json::from_value(json!({"metadata": metadata})).unwrap()).await.unwrap();
     assert_eq!(host.log.take(), requests(&["GET", "PATCH"]));

@@ -1,4 +1,4 @@
-//! Stores filled by hand.
+//! Stores that tests fill by hand.
 
 use super::{Cluster, Stores, Writers};
 use kube::Resource;
@@ -9,14 +9,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 /// Stores with what `fill` puts into them, all of them listed.
-pub fn filled(fill: impl FnOnce(&mut Writers)) -> Stores {
+pub(crate) fn filled(fill: impl FnOnce(&mut Writers)) -> Stores {
     let (stores, mut writers) = Stores::new();
     fill(&mut writers);
     stores
 }
 
 /// Puts an object of JSON into a store.
-pub fn put<K>(writer: &mut Writer<K>, object: Value)
+pub(crate) fn put<K>(writer: &mut Writer<K>, object: Value)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
@@ -24,14 +24,14 @@ where
 }
 
 /// Puts an object of which only metadata is kept.
-pub fn meta<K>(writer: &mut Writer<K>, metadata: &Value)
+pub(crate) fn meta<K>(writer: &mut Writer<K>, metadata: &Value)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned,
 {
     put(writer, json!({"metadata": metadata}));
 }
 
-pub fn cluster(writer: &mut Writer<Cluster>, object: Value) {
+pub(crate) fn cluster(writer: &mut Writer<Cluster>, object: Value) {
     let mut object = object;
     object["apiVersion"] = "nestling.dev/v1alpha1".into();
     object["kind"] = "VirtualCluster".into();

@@ -1,19 +1,13 @@
-//! What the operator knows of the host: one watch per kind, label-scoped and trimmed, on every replica.
+//! The host cluster: cached reads, clients, and the queue of clusters that its changes make due.
 //!
-//! [`watch::keep`] fills a store, [`trim`] says what of an object is kept, [`owner`] finds the cluster that a changed
-//! object belongs to, [`wake::Wake`] holds the clusters that are due for a reconcile. Reconciles and the control API read
-//! the same stores.
+//! [`watches`] fills the [`Stores`], one watch per kind, label-scoped and trimmed, on every replica. Reconciles and the
+//! control API read the same stores. [`client`] makes clients that write only while the lease is held.
 
-mod owner;
-pub mod secrets;
-mod start;
+pub(crate) mod client;
+pub(crate) mod queue;
 #[cfg(test)]
-pub mod testing;
-mod trim;
-pub mod wake;
-pub mod watch;
-
-pub use start::{Links, start};
+pub(crate) mod testing;
+pub(crate) mod watches;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount};
@@ -22,12 +16,14 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::{Lookup as _, ObjectRef, Store};
+use kube::{Resource, ResourceExt as _};
+use nestling_crds::labels;
 use nestling_crds::names::TenantUid;
 use nestling_crds::v1alpha1::VirtualCluster;
 use std::sync::Arc;
 
-/// A `VirtualCluster` as the watch delivers it: one that this build cannot read does not end the watch.
+/// A `VirtualCluster` as the watch delivers it: one that this build cannot decode does not end the watch.
 pub type Cluster = DeserializeGuard<VirtualCluster>;
 
 macro_rules! stores {
@@ -35,23 +31,23 @@ macro_rules! stores {
         /// Read side; clones share the stores.
         #[derive(Clone)]
         pub struct Stores {
-            $($(#[$doc])* pub $field: Store<$kind>,)*
+            $($(#[$doc])* pub(crate) $field: Store<$kind>,)*
         }
 
         /// Write side, one for each watch.
-        pub struct Writers {
-            $(pub $field: Writer<$kind>,)*
+        pub(crate) struct Writers {
+            $(pub(crate) $field: Writer<$kind>,)*
         }
 
         impl Stores {
             /// Empty stores and what fills them.
-            pub fn new() -> (Self, Writers) {
+            pub(crate) fn new() -> (Self, Writers) {
                 let writers = Writers { $($field: Writer::default(),)* };
                 (Self { $($field: writers.$field.as_reader(),)* }, writers)
             }
 
             /// Waits until each store has been filled once; `false` if a watch ended before.
-            pub async fn filled(&self) -> bool {
+            pub(crate) async fn filled(&self) -> bool {
                 $(self.$field.wait_until_ready().await.is_ok())&&*
             }
         }
@@ -80,13 +76,19 @@ stores! {
 }
 
 impl Stores {
-    /// The cluster of this UID, if it exists and can be read.
-    pub fn cluster(&self, uid: &TenantUid) -> Option<Arc<Cluster>> {
+    /// The cluster of this UID, if it exists and can be decoded.
+    pub(crate) fn cluster(&self, uid: &TenantUid) -> Option<Arc<Cluster>> {
         self.clusters.find(|cluster| cluster.0.as_ref().is_ok_and(|cluster| cluster.metadata.uid.as_deref() == Some(uid.as_str())))
     }
 
-    /// The cluster `namespace`/`name`.
-    pub fn cluster_named(&self, namespace: &str, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters.get(&ObjectRef::new(name).within(namespace))
+    /// The cluster that `object` belongs to: by owner reference, or by the tenant's label for its workload namespace and
+    /// the objects in it.
+    fn owner<K: Resource>(&self, object: &K) -> Option<ObjectRef<Cluster>> {
+        let namespace = object.meta().namespace.as_deref();
+        let mut references = object.owner_references().iter();
+        references.find_map(|reference| ObjectRef::<Cluster>::from_owner_ref(namespace, reference, ())).or_else(|| {
+            let uid = TenantUid::new(object.labels().get(labels::TENANT)?);
+            Some(self.cluster(&uid)?.to_object_ref(()))
+        })
     }
 }

@@ -1,15 +1,15 @@
 use super::*;
 use crate::apply::testing::{api as host, not_found};
-use crate::stores::Writers;
-use crate::stores::testing::{cluster, put};
+use crate::host::Writers;
+use crate::host::testing::{cluster, put};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use std::sync::Mutex;
 
-/// Stores with one served tenant, and whether its CA can be read.
-fn world() -> (Stores, Writers, Secrets, Arc<Mutex<bool>>) {
+/// Stores with one assignment tenant, and whether its CA can be read.
+fn world() -> (Stores, Writers, State, Arc<Mutex<bool>>) {
     let (stores, mut writers) = Stores::new();
     put(&mut writers.nodes, json!({"metadata": {"name": "n1"}}));
     put(
@@ -33,8 +33,8 @@ fn world() -> (Stores, Writers, Secrets, Arc<Mutex<bool>>) {
             _ => not_found(),
         }
     });
-    let secrets = Secrets::new(client, stores.clone());
-    (stores, writers, secrets, readable)
+    let remembered = State::new(client, stores.clone());
+    (stores, writers, remembered, readable)
 }
 
 fn vc(metadata: &Value) -> Value {
@@ -52,11 +52,11 @@ fn vc(metadata: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn agents_are_told_what_they_need() {
-    let (stores, _writers, secrets, _) = world();
-    let directory = read(&stores, &secrets, &Directory::default()).await;
-    assert!(directory.complete);
-    let served = &directory.tenants[&TenantUid::new("vc-1")];
+async fn agents_get_what_they_need() {
+    let (stores, _writers, state, _) = world();
+    let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    assert!(taken.complete);
+    let assignment = &taken.tenants[&TenantUid::new("vc-1")];
     let expected = api::Tenant {
         uid: "vc-1".into(),
         namespace: "team".into(),
@@ -72,51 +72,51 @@ async fn agents_are_told_what_they_need() {
         capacity: [("cpu".to_owned(), "2".to_owned())].into(),
         draining: false,
     };
-    assert_eq!(served.tenant, expected);
-    assert!(served.is_on(&directory.nodes[&NodeName::new("n1")]));
+    assert_eq!(assignment.tenant, expected);
+    assert!(assignment.is_on(&taken.nodes[&NodeName::new("n1")]));
 }
 
 #[tokio::test]
 async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
-    let (stores, mut writers, secrets, readable) = world();
-    let before = read(&stores, &secrets, &Directory::default()).await;
+    let (stores, mut writers, state, readable) = world();
+    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     *readable.lock().unwrap() = false;
-    let after = read(&stores, &secrets, &before).await;
+    let after = snapshot(&stores, &state, &before).await;
     assert_eq!((after.tenants, after.complete), (before.tenants.clone(), true));
     // Also when its Service is gone for a moment.
     let service: Service = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-apiserver"}})).unwrap();
     writers.services.apply_watcher_event(&Event::Delete(service));
-    assert_eq!(read(&stores, &secrets, &before).await.tenants, before.tenants);
-    // A replica that has just started knows that it does not know.
-    let fresh = read(&stores, &secrets, &Directory::default()).await;
+    assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
+    // A replica that has just started has an incomplete snapshot.
+    let fresh = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     assert!(!fresh.complete && fresh.tenants.is_empty());
 }
 
 #[tokio::test]
-async fn a_cluster_that_this_build_cannot_read_makes_nobody_believe_it_is_gone() {
-    let (stores, mut writers, secrets, _) = world();
-    let before = read(&stores, &secrets, &Directory::default()).await;
+async fn a_cluster_that_this_build_cannot_decode_does_not_count_as_gone() {
+    let (stores, mut writers, state, _) = world();
+    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {"topology": "Ring"}}));
-    assert_eq!(read(&stores, &secrets, &before).await.tenants, before.tenants);
-    assert!(!read(&stores, &secrets, &Directory::default()).await.complete);
+    assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
+    assert!(!snapshot(&stores, &state, &TenantSnapshot::default()).await.complete);
 }
 
 #[tokio::test]
 async fn a_cluster_being_deleted_leaves_at_once() {
-    let (stores, mut writers, secrets, _) = world();
-    let before = read(&stores, &secrets, &Directory::default()).await;
+    let (stores, mut writers, state, _) = world();
+    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, vc(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})));
-    let after = read(&stores, &secrets, &before).await;
+    let after = snapshot(&stores, &state, &before).await;
     assert!(after.complete && after.tenants.is_empty());
 }
 
 #[tokio::test]
 async fn a_single_node_cluster_is_served_where_it_is_pinned() {
-    let (stores, mut writers, secrets, _) = world();
+    let (stores, mut writers, state, _) = world();
     let mut single = vc(&json!({}));
     single["spec"]["topology"] = "SingleNode".into();
     cluster(&mut writers.clusters, single);
-    assert!(read(&stores, &secrets, &Directory::default()).await.tenants.is_empty());
+    assert!(snapshot(&stores, &state, &TenantSnapshot::default()).await.tenants.is_empty());
     put(
         &mut writers.stateful_sets,
         json!({
@@ -124,6 +124,6 @@ async fn a_single_node_cluster_is_served_where_it_is_pinned() {
             "spec": {"selector": {}, "template": {}},
         }),
     );
-    let directory = read(&stores, &secrets, &Directory::default()).await;
-    assert_eq!(directory.tenants[&TenantUid::new("vc-1")].nodes, Nodes::Pinned(NodeName::new("n2")));
+    let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    assert_eq!(taken.tenants[&TenantUid::new("vc-1")].nodes, Nodes::Pinned(NodeName::new("n2")));
 }

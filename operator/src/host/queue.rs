@@ -1,4 +1,4 @@
-//! Who is due for a reconcile. A set, not a queue: a thousand changes of one cluster's objects are one entry.
+//! Clusters that are due for a reconcile. Internally a set: a thousand changes of one cluster's objects are one entry.
 
 use super::Cluster;
 use futures::Stream;
@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// Clones share one set.
+/// Clones share one set; the order in which clusters leave it is unspecified.
 #[derive(Clone, Debug, Default)]
-pub struct Wake(Arc<Due>);
+pub(crate) struct ReconcileQueue(Arc<Due>);
 
 #[derive(Debug, Default)]
 struct Due {
@@ -17,18 +17,18 @@ struct Due {
     changed: Notify,
 }
 
-impl Wake {
-    pub fn cluster(&self, cluster: ObjectRef<Cluster>) {
-        self.clusters([cluster]);
+impl ReconcileQueue {
+    pub(crate) fn add(&self, cluster: ObjectRef<Cluster>) {
+        self.extend([cluster]);
     }
 
-    pub fn clusters(&self, clusters: impl IntoIterator<Item = ObjectRef<Cluster>>) {
+    pub(crate) fn extend(&self, clusters: impl IntoIterator<Item = ObjectRef<Cluster>>) {
         self.0.clusters.lock().unwrap_or_else(PoisonError::into_inner).extend(clusters);
         self.0.changed.notify_one();
     }
 
     /// The clusters as they fall due; never ends. For one consumer.
-    pub fn due(&self) -> impl Stream<Item = ObjectRef<Cluster>> + use<> {
+    pub(crate) fn stream(&self) -> impl Stream<Item = ObjectRef<Cluster>> + use<> {
         let due = self.0.clone();
         futures::stream::unfold((due, Vec::new()), |(due, mut batch): (Arc<Due>, Vec<_>)| async move {
             loop {
@@ -52,15 +52,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_cluster_is_due_once_until_it_is_taken() {
-        let wake = Wake::default();
-        let mut due = pin!(wake.due());
+        let queue = ReconcileQueue::default();
+        let mut due = pin!(queue.stream());
         assert!(due.next().now_or_never().is_none());
         let dev = ObjectRef::<Cluster>::new("dev").within("team");
-        wake.cluster(dev.clone());
-        wake.cluster(dev.clone());
+        queue.add(dev.clone());
+        queue.add(dev.clone());
         assert_eq!(due.next().await, Some(dev.clone()));
         assert!(due.next().now_or_never().is_none());
-        wake.cluster(dev.clone());
+        queue.add(dev.clone());
         assert_eq!(due.next().await, Some(dev));
     }
 }

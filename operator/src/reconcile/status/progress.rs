@@ -1,16 +1,44 @@
-//! The parts of a control plane as the host reports them. Pure.
+//! The outcome of a reconcile, and the parts of a control plane as the host reports them. Pure.
 
-use super::Progress;
-use super::explain::{containers, is_ready, not_ready};
-use crate::conditions::Verdict;
+use crate::conditions::{ConditionState, containers, is_ready, not_ready};
+use crate::reconcile::Error;
+use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::containers as names;
 use crate::reconcile::build::metadata::component;
+use crate::reconcile::validate::ValidatedCluster;
+use crate::tenant::observe::Observation;
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::{ComponentStatus, EtcdMember};
 use std::sync::Arc;
+
+/// What a reconcile came to.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// Everything is applied, and running or starting.
+    Built(&'a Progress),
+    Failed(&'a Error),
+    Paused,
+    /// What the deletion still waits for.
+    Deleting(&'a str),
+}
+
+/// A cluster that is set up on the host.
+#[derive(Debug)]
+pub struct Progress {
+    pub cluster: ValidatedCluster,
+    pub host: OnHost,
+    /// Its control-plane pods.
+    pub pods: Vec<Arc<Pod>>,
+    pub observation: Observation,
+    /// Whether what belongs inside the tenant could be applied.
+    pub inside: Result<(), Error>,
+    /// When the first certificate is to be renewed.
+    pub renew_at: Timestamp,
+}
 
 /// Replicas of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,7 +84,7 @@ impl From<&Deployment> for Replicas {
     }
 }
 
-/// What keeps a Deployment from creating pods.
+/// Why a Deployment cannot create pods.
 fn failure(deployment: &Deployment) -> Option<String> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True"))?.message.clone()
@@ -94,12 +122,12 @@ impl Progress {
         members
     }
 
-    pub fn etcd(&self) -> Verdict {
+    pub fn etcd(&self) -> ConditionState {
         let (pods, wanted) = (self.member_pods(), self.cluster.members);
         let ready = count(pods.iter().filter(|pod| member_serves(pod)));
         // A quorum serves.
         if ready > wanted / 2 {
-            return Verdict::yes("Available", format!("{ready} of {wanted} members are ready"));
+            return ConditionState::yes("Available", format!("{ready} of {wanted} members are ready"));
         }
         not_ready(&pods, None)
     }
@@ -134,11 +162,11 @@ impl Progress {
 }
 
 /// Enough replicas of a part that is no quorum: one.
-pub fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Option<String>)) -> Verdict {
-    // By the pods themselves: their owner hears of it later than we do.
+pub fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Option<String>)) -> ConditionState {
+    // Counted on the pods themselves: the status of their owner is later.
     let ready = count(pods.iter().filter(|pod| is_ready(pod)));
     if ready > 0 {
-        Verdict::yes("Available", format!("{ready} of {} replicas are ready", replicas.wanted))
+        ConditionState::yes("Available", format!("{ready} of {} replicas are ready", replicas.wanted))
     } else {
         not_ready(&pods, failure)
     }

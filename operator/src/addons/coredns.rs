@@ -1,21 +1,19 @@
-//! CoreDNS, as kubeadm installs it, with what makes it fit for the `restricted` Pod Security Standard, one replica, and a
-//! readiness probe every second so that a new cluster is not held up by it.
+//! CoreDNS as kubeadm installs it, made to fit the `restricted` Pod Security Standard, with one replica, and with a readiness
+//! probe every second so that it does not delay a new cluster.
 
-use super::{Settings, TenantObject, object};
+use super::{Settings, object};
+use crate::apply::Object;
+use crate::tenant::observe::{COREDNS as NAME, COREDNS_NAMESPACE as NAMESPACE};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde_json::json;
 
-pub const NAME: &str = "coredns";
-pub const NAMESPACE: &str = "kube-system";
 const ROLE: &str = "system:coredns";
-/// Of its pods.
-pub const SELECTOR: &str = "k8s-app=kube-dns";
 const LABELS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
 
 /// Everything but the Deployment: its pods cannot be created without their service account.
-pub fn prerequisites(settings: &Settings) -> Vec<TenantObject> {
+pub(super) fn prerequisites(settings: &Settings) -> Vec<Object> {
     let subject = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
     let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE});
     vec![
@@ -35,8 +33,8 @@ pub fn prerequisites(settings: &Settings) -> Vec<TenantObject> {
     ]
 }
 
-/// Last resort of names outside the cluster, where nobody listens: on a host whose nodes have no name server CoreDNS would
-/// not start without any, and so answers SERVFAIL at once. (`policy sequential`: name servers of the node come first.)
+/// Last resort for names outside the cluster, an address without a server: on a host whose nodes have no name server,
+/// CoreDNS would not start without one, and with this one answers SERVFAIL at once. (`policy sequential`: name servers of the node come first.)
 const NO_UPSTREAM: &str = "127.0.0.1:9";
 
 fn corefile(domain: &str) -> String {
@@ -69,7 +67,7 @@ fn corefile(domain: &str) -> String {
     )
 }
 
-fn service(settings: &Settings) -> TenantObject {
+fn service(settings: &Settings) -> Object {
     let labels = &[("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
     object::<Service>(
         NAMESPACE,
@@ -87,7 +85,7 @@ fn service(settings: &Settings) -> TenantObject {
     )
 }
 
-pub fn deployment(settings: &Settings) -> TenantObject {
+pub(super) fn deployment(settings: &Settings) -> Object {
     let container = json!({
         "name": NAME,
         "image": settings.coredns_image,

@@ -1,0 +1,165 @@
+//! What a reconcile has at hand ([`Context`]), and what this replica remembers of each cluster ([`State`]), so that it neither
+//! reads nor writes the same thing twice. What is remembered can be lost at any time: it is read or made again.
+
+use crate::config::OperatorConfig;
+use crate::events::Events;
+use crate::host::client::WriteGuard;
+use crate::host::queue::ReconcileQueue;
+use crate::host::{Cluster, Stores};
+use crate::metrics::ReconcileMetrics;
+use crate::pki::installation::InstallationCas;
+use crate::tenant::connection::{ConnectError, Connection, Target, Tenant};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, ResourceExt as _};
+use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::VirtualClusterStatus;
+use nestling_runtime::backoff::PerObject;
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Pause between removals of what is remembered of deleted clusters.
+const SWEEP: Duration = Duration::from_secs(60);
+
+pub struct Context {
+    pub(crate) config: OperatorConfig,
+    /// Writes only while the lease is held.
+    pub(crate) host: Client,
+    /// For clients of tenants, which are bound by the lease as well.
+    pub(crate) guard: WriteGuard,
+    pub(crate) stores: Stores,
+    pub(crate) state: Arc<State>,
+    pub(crate) queue: ReconcileQueue,
+    pub(crate) installation: Arc<InstallationCas>,
+    pub(crate) events: Events,
+    pub(crate) metrics: ReconcileMetrics,
+    /// Pauses after failed reconciles.
+    pub(crate) backoff: PerObject<ObjectRef<Cluster>>,
+}
+
+/// One entry per cluster, with the host API that entries are read from.
+pub(crate) struct State {
+    client: Client,
+    stores: Stores,
+    clusters: Mutex<HashMap<TenantUid, ClusterState>>,
+}
+
+#[derive(Default)]
+pub(crate) struct ClusterState {
+    /// As written last. Only the operator writes it, and the watch may be behind: a status computed from an older one would
+    /// be written again.
+    pub(crate) status: Option<VirtualClusterStatus>,
+    /// Host objects that are known to be as applied, by kind, namespace and name.
+    pub(crate) verified: HashMap<String, Verified>,
+    /// Hash of the add-ons in the tenant that were last found or made right, and when.
+    pub(crate) addons: Option<(u64, Instant)>,
+    connection: Option<Connection>,
+    secrets: HashMap<String, Arc<Secret>>,
+}
+
+/// The hash that an object was applied with, and the version of the object that was seen to have it: the generation where
+/// the kind has one, for status writes do not count; the resourceVersion elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verified {
+    hash: String,
+    uid: Option<String>,
+    generation: Option<i64>,
+    resource_version: Option<String>,
+}
+
+impl Verified {
+    /// `None` if `live` carries no version.
+    pub(crate) fn new(hash: &str, live: &ObjectMeta) -> Option<Self> {
+        let generation = live.generation.filter(|generation| *generation > 0);
+        let resource_version = live.resource_version.clone().filter(|_| generation.is_none());
+        let (hash, uid) = (hash.to_owned(), live.uid.clone());
+        (generation.is_some() || resource_version.is_some()).then_some(Self { hash, uid, generation, resource_version })
+    }
+}
+
+impl State {
+    pub(crate) fn new(client: Client, stores: Stores) -> Self {
+        Self { client, stores, clusters: Mutex::default() }
+    }
+
+    /// Reads or changes what is remembered of a cluster; `act` must not block.
+    pub(crate) fn with<R>(&self, cluster: &TenantUid, act: impl FnOnce(&mut ClusterState) -> R) -> R {
+        act(self.clusters.lock().unwrap_or_else(PoisonError::into_inner).entry(cluster.clone()).or_default())
+    }
+
+    /// A Secret of a cluster, with its contents; `None` if there is none. Only the metadata of Secrets is watched, so that
+    /// the operator does not pull every Secret of the host through a watch: contents are read once per version. A Secret
+    /// that is missing in the store is read from the API all the same: the store may be behind, and a missing CA would be
+    /// replaced by a new one.
+    pub(crate) async fn secret(&self, cluster: &TenantUid, namespace: &str, name: &str) -> kube::Result<Option<Arc<Secret>>> {
+        if let Some(watched) = self.stores.secrets.get(&ObjectRef::new(name).within(namespace))
+            && let Some(known) = self.with(cluster, |state| state.secrets.get(name).cloned())
+            && known.metadata.resource_version == watched.metadata.resource_version
+        {
+            return Ok(Some(known));
+        }
+        let live = Api::<Secret>::namespaced(self.client.clone(), namespace).get_opt(name).await?;
+        let live = live.map(|mut secret| {
+            secret.metadata.managed_fields = None;
+            Arc::new(secret)
+        });
+        self.with(cluster, |state| match &live {
+            Some(secret) => state.secrets.insert(name.to_owned(), secret.clone()),
+            None => state.secrets.remove(name),
+        });
+        Ok(live)
+    }
+
+    /// The connection to a tenant, opened when first needed and again when its address, its CA or the operator's identity
+    /// in it changes. `changed` is called after each change of what is observed through it.
+    pub(crate) fn connect(
+        &self,
+        cluster: &TenantUid,
+        target: &Target<'_>,
+        guard: &WriteGuard,
+        changed: impl Fn() + Send + Sync + 'static,
+        now: Timestamp,
+    ) -> Result<Tenant, ConnectError> {
+        let known = self
+            .with(cluster, |state| state.connection.as_ref().map(|connection| (connection.is_to(target, now), connection.tenant.clone())));
+        // The last observation stays until the new connection has one of its own.
+        let observed = match known {
+            Some((true, tenant)) => return Ok(tenant),
+            Some((false, tenant)) => tenant.observation.borrow().clone(),
+            None => Default::default(),
+        };
+        // Opened outside the lock, for it signs a certificate; a cluster has one reconcile at a time.
+        let connection = Connection::open(target, guard, observed, changed, now)?;
+        let tenant = connection.tenant.clone();
+        self.with(cluster, |state| {
+            state.connection = Some(connection);
+            state.addons = None;
+        });
+        Ok(tenant)
+    }
+
+    /// Closes the connection to a tenant.
+    pub(crate) fn disconnect(&self, cluster: &TenantUid) {
+        self.with(cluster, |state| state.connection = None);
+    }
+
+    /// Forgets deleted clusters.
+    fn retain_existing(&self) {
+        let existing: HashSet<TenantUid> =
+            self.stores.clusters.state().iter().filter_map(|cluster| cluster.uid()).map(TenantUid::new).collect();
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| existing.contains(uid));
+    }
+
+    /// Forgets deleted clusters now and then. To be started when the stores are filled.
+    pub(crate) async fn sweep(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.retain_existing();
+        }
+    }
+}
