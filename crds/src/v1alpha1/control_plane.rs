@@ -19,9 +19,9 @@ pub struct ControlPlane {
     pub controller_manager: ControllerManager,
     /// kube-scheduler.
     pub scheduler: Scheduler,
-    /// cloud-controller-manager: tells the tenant about the host, its cloud.
+    /// cloud-controller-manager: initializes the tenant's Nodes from the host nodes behind them.
     pub cloud_controller_manager: CloudControllerManager,
-    /// Where the control plane's pods go on the host.
+    /// Where the control plane's pods are scheduled on the host.
     pub placement: Placement,
 }
 

@@ -14,19 +14,19 @@ pub struct Etcd {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 9), extend("x-kubernetes-validations" = rules::etcd_replicas()))]
     pub replicas: Option<i32>,
-    /// An etcd that the user brings. Not supported yet.
+    /// An existing etcd to use instead of one that Nestling runs. Not supported yet.
     #[schemars(length(max = 9), extend("x-kubernetes-validations" = rules::etcd_endpoints()))]
     pub endpoints: Vec<EtcdEndpoint>,
     /// Where members keep their data.
     pub storage: EtcdStorage,
-    /// Where members go on the host, with topology `External` only.
+    /// Where members are scheduled on the host, with topology `External` only.
     pub placement: Placement,
     /// Snapshots of etcd. Not supported yet.
     #[schemars(extend("x-kubernetes-validations" = rules::backup()))]
     pub backup: Backup,
 }
 
-/// One endpoint of an etcd that the user brings.
+/// One endpoint of an existing etcd.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct EtcdEndpoint {
@@ -60,7 +60,7 @@ pub struct EtcdStorage {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// `Memory`: no volume, for clusters to throw away. All data goes with the pod.
+    /// `Memory`: no volume, for disposable clusters. All data is lost with the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub medium: Option<StorageMedium>,
 }

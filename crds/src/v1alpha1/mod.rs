@@ -1,7 +1,8 @@
 //! `nestling.dev/v1alpha1`: the `VirtualCluster` a platform team applies.
 //!
 //! `spec.rs` is what a user asks for, with one file for each of its larger parts (every field has a default: `spec: {}`
-//! is a working cluster); `status.rs` is what the operator reports. Defaults live with the fields, refusals in `rules/`.
+//! is a working cluster); `status.rs` is what the operator reports. Defaults live with the fields, what is refused in `rules.rs`,
+//! and `refusals.rs` evaluates that without an apiserver.
 //! Doc comments on fields are the API's documentation: `kubectl explain` prints them.
 
 mod control_plane;
@@ -10,7 +11,8 @@ mod network;
 mod nodes;
 mod placement;
 mod raw;
-pub mod rules;
+mod refusals;
+mod rules;
 mod spec;
 mod status;
 
@@ -20,5 +22,6 @@ pub use network::*;
 pub use nodes::*;
 pub use placement::*;
 pub use raw::*;
+pub use refusals::{Refusal, refusals};
 pub use spec::*;
 pub use status::*;

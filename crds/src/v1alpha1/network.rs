@@ -18,7 +18,7 @@ pub struct Network {
     /// DNS domain of the tenant. Immutable.
     #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = rules::cluster_domain()))]
     pub cluster_domain: String,
-    /// Who reaches `NodePorts`.
+    /// From where `NodePorts` can be reached.
     #[schemars(extend("x-kubernetes-validations" = rules::node_ports()))]
     pub node_ports: NodePorts,
 }
@@ -29,13 +29,13 @@ impl Default for Network {
     }
 }
 
-/// Who reaches `NodePorts`.
+/// From where `NodePorts` can be reached.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NodePorts {
     /// The tenant's own pods and nodes.
     #[default]
     Internal,
-    /// Anybody, in a port range of the tenant's own. Not supported yet.
+    /// Anywhere, in a port range of the tenant's own. Not supported yet.
     External,
 }
 
@@ -43,7 +43,7 @@ pub enum NodePorts {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Expose {
-    /// Type of the host Service before the tenant's API.
+    /// Type of the host Service in front of the tenant's API.
     #[serde(rename = "type")]
     #[schemars(extend("x-kubernetes-validations" = rules::expose_type()))]
     pub type_: ExposeType,
@@ -56,7 +56,7 @@ pub struct Expose {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Type of the host Service before the tenant's API.
+/// Type of the host Service in front of the tenant's API.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExposeType {
     /// From inside the host cluster only.

@@ -1,4 +1,4 @@
-//! Which host nodes serve the tenant, and the wall between its pods and the host.
+//! Which host nodes serve the tenant, and how its pods are isolated.
 
 use super::{Raw, rules};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -21,7 +21,7 @@ pub struct Nodes {
     pub static_pods: Vec<Raw>,
 }
 
-/// The wall between the tenant's pods and the host.
+/// Isolation of the tenant's pods from other tenants and the host.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Isolation {
@@ -44,7 +44,7 @@ impl Default for Isolation {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum PodSecurity {
-    /// Anything goes: the tenant owns the host nodes it runs on.
+    /// Unrestricted: a tenant can take over the host nodes it runs on.
     Privileged,
     /// No known privilege escalation.
     #[default]

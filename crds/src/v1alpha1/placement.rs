@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where pods go on the host. Spread over hosts is always on.
+/// Where pods are scheduled on the host. Replicas are always spread over host nodes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Placement {
@@ -28,9 +28,9 @@ pub struct Placement {
 pub enum ZoneSpread {
     /// A replica that finds no zone of its own stays pending.
     Required,
-    /// Zones of their own where there are enough.
+    /// A zone for each replica where there are enough.
     #[default]
     Preferred,
-    /// Zones do not matter.
+    /// Zones are ignored.
     Off,
 }

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What a tenant cluster is to be. Every field has a default: `spec: {}` gives a working cluster.
+/// Desired state of a tenant cluster. Every field has a default: `spec: {}` gives a working cluster.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "nestling.dev",
@@ -26,13 +26,13 @@ use serde::{Deserialize, Serialize};
         status_replicas_path = ".status.replicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Kubernetes version that runs"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version", description = "Running Kubernetes version"),
     printcolumn(name = "Topology", type_ = "string", json_path = ".spec.topology", description = "Where etcd runs"),
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "Whether the cluster can be used"
+        description = "Whether the cluster is ready"
     ),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.ready", description = "Nodes that are ready"),
     printcolumn(name = "Endpoint", type_ = "string", json_path = ".status.endpoint", description = "URL of the tenant's API"),
@@ -42,7 +42,7 @@ use serde::{Deserialize, Serialize};
         name = "Message",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
-        description = "What the cluster waits for",
+        description = "Why the cluster is not ready",
         priority = 1
     )
 )]
@@ -72,13 +72,13 @@ pub struct VirtualClusterSpec {
     /// Which host nodes serve the tenant, and how much of them.
     #[serde(default)]
     pub nodes: Nodes,
-    /// The wall between the tenant's pods and the host.
+    /// Isolation of the tenant's pods from other tenants and the host.
     #[serde(default)]
     pub isolation: Isolation,
-    /// Stop reconciling; what runs keeps running.
+    /// Stop reconciling; running components keep running.
     #[serde(default)]
     pub paused: bool,
-    /// Scale the control plane to nothing and keep its data. Not supported yet.
+    /// Scale the control plane to zero and keep its data. Not supported yet.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-validations" = rules::hibernate()))]
     pub hibernate: bool,
@@ -102,9 +102,9 @@ pub enum Topology {
 /// What happens to etcd's volumes and keys when the `VirtualCluster` is deleted.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeletionPolicy {
-    /// They go too.
+    /// They are deleted too.
     #[default]
     Delete,
-    /// They stay.
+    /// They are kept.
     Retain,
 }

@@ -5,14 +5,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator has seen and done.
+/// Observed state of a tenant cluster.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualClusterStatus {
     /// Generation of the spec that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// For people only; nothing decides on it.
+    /// Summary in one word, for humans. Programs should use the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Version that the control plane runs.
@@ -30,7 +30,7 @@ pub struct VirtualClusterStatus {
     /// Service range in force.
     #[serde(default, rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
     pub service_cidr: Option<String>,
-    /// What holds and what does not, each with a reason and a sentence for people. `Ready` sums them up.
+    /// Conditions, each with a reason and a message. `Ready` summarizes the others.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
@@ -51,20 +51,20 @@ pub struct VirtualClusterStatus {
     pub selector: String,
 }
 
-/// One word for people.
+/// Summary of the state in one word.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Nothing has been done yet.
     Pending,
-    /// On its way to its first `Ready`.
+    /// Being created; has not been `Ready` yet.
     Provisioning,
-    /// Can be used.
+    /// Ready to use.
     Ready,
-    /// Was ready once and something is missing now.
+    /// Was ready once and is not now.
     Degraded,
-    /// Left alone by the operator (`spec.paused`).
+    /// Not reconciled (`spec.paused`).
     Paused,
-    /// Being removed.
+    /// Being deleted.
     Deleting,
     /// The spec cannot be carried out; condition `Valid` says why.
     Invalid,
@@ -88,7 +88,7 @@ pub struct ComponentStatus {
     pub name: String,
     /// Version of its image.
     pub version: String,
-    /// Replicas that are wanted.
+    /// Desired replicas.
     pub replicas: i32,
     /// Replicas that are ready.
     pub ready_replicas: i32,
@@ -110,11 +110,11 @@ pub struct EtcdStatus {
 pub struct EtcdMember {
     /// Name of the member, which is that of its pod.
     pub name: String,
-    /// Whether it answers.
+    /// Whether its pod is ready.
     pub ready: bool,
 }
 
-/// The tenant's nodes in numbers.
+/// Numbers of the tenant's nodes.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct NodesStatus {

@@ -1,7 +1,5 @@
-use crate::{
-    managed_flags::{API_SERVER, CONTROLLER_MANAGER, ManagedFlags, SCHEDULER},
-    v1alpha1::VirtualCluster,
-};
+use super::*;
+use crate::managed_flags::{API_SERVER, CONTROLLER_MANAGER, ManagedFlags, SCHEDULER};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -16,11 +14,12 @@ fn cluster(name: &str, spec: &Value) -> VirtualCluster {
     serde_json::from_value(object).unwrap()
 }
 
-fn refusals(cluster: &VirtualCluster) -> String {
-    cluster.validate_cel().err().map(|errors| errors.to_string()).unwrap_or_default()
+fn refused(cluster: &VirtualCluster) -> String {
+    let lines: Vec<String> = refusals(cluster).into_iter().map(|Refusal { field, message }| format!("{field}: {message}")).collect();
+    lines.join("\n")
 }
 
-fn refusals_of_change(from: &Value, to: &Value) -> String {
+fn refused_of_change(from: &Value, to: &Value) -> String {
     let (from, to) = (cluster("dev", from), cluster("dev", to));
     to.validate_cel_update(&from).err().map(|errors| errors.to_string()).unwrap_or_default()
 }
@@ -37,7 +36,7 @@ fn refusals_of_change(from: &Value, to: &Value) -> String {
 #[case(json!({"etcd": {"storage": {"medium": "Memory", "size": "512Mi"}}}))]
 #[case(json!({"expose": {"type": "LoadBalancer", "hostname": "api.example.com"}}))]
 fn good_specs_are_taken(#[case] spec: Value) {
-    assert_eq!(refusals(&cluster("dev", &spec)), "");
+    assert_eq!(refused(&cluster("dev", &spec)), "");
 }
 
 #[rstest]
@@ -53,7 +52,7 @@ fn good_specs_are_taken(#[case] spec: Value) {
 #[case(json!({"topology": "External", "etcd": {"endpoints": [{"url": "https://e:2379", "secretRef": {"name": "e"}}]}}), "not supported yet; leave it empty")]
 #[case(json!({"etcd": {"backup": {"schedule": "0 * * * *"}}}), "backups are not supported yet")]
 #[case(json!({"etcd": {"storage": {"medium": "Memory", "storageClassName": "fast"}}}), "exclude each other")]
-#[case(json!({"etcd": {"storage": {"size": "0"}}}), "must be more than nothing")]
+#[case(json!({"etcd": {"storage": {"size": "0"}}}), "must be greater than zero")]
 #[case(json!({"network": {"serviceCIDR": "10.100.0.0"}}), "must be a CIDR")]
 #[case(json!({"network": {"serviceCIDR": "10.100.0.1/20"}}), "must not have host bits set")]
 #[case(json!({"network": {"serviceCIDR": "10.0.0.0/8"}}), "between /12 and /28")]
@@ -71,8 +70,15 @@ fn good_specs_are_taken(#[case] spec: Value) {
 #[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "no such"]}}}), "must be '*', a controller's name")]
 #[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["service"]}}}), "known are '*', 'node' and '-node'")]
 fn bad_specs_are_refused_with_a_way_out(#[case] spec: Value, #[case] message: &str) {
-    let refusals = refusals(&cluster("dev", &spec));
+    let refusals = refused(&cluster("dev", &spec));
     assert!(refusals.contains(message), "{refusals:?}");
+}
+
+#[test]
+fn a_refusal_names_its_field() {
+    let refusals = refusals(&cluster("dev", &json!({"hibernate": true, "etcd": {"replicas": 1}})));
+    let fields: Vec<&str> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
+    assert_eq!(fields, ["spec", "spec.hibernate"]);
 }
 
 #[rstest]
@@ -82,7 +88,7 @@ fn bad_specs_are_refused_with_a_way_out(#[case] spec: Value, #[case] message: &s
 #[case("1st", false)]
 #[case("dev.a", false)]
 fn names_leave_room_for_the_names_made_from_them(#[case] name: &str, #[case] taken: bool) {
-    assert_eq!(refusals(&cluster(name, &json!({}))).is_empty(), taken);
+    assert_eq!(refused(&cluster(name, &json!({}))).is_empty(), taken);
 }
 
 #[rstest]
@@ -92,7 +98,7 @@ fn names_leave_room_for_the_names_made_from_them(#[case] name: &str, #[case] tak
 fn every_managed_flag_is_refused_with_its_own_name(#[case] managed: &[ManagedFlags], #[case] component: &str) {
     for group in managed {
         for flag in group.flags {
-            let refusals = refusals(&cluster("dev", &json!({"controlPlane": {component: {"extraArgs": {*flag: "x"}}}})));
+            let refusals = refused(&cluster("dev", &json!({"controlPlane": {component: {"extraArgs": {*flag: "x"}}}})));
             let message = format!("flag --{flag} is managed: {}", group.instead);
             assert!(refusals.contains(&message), "{refusals:?}\n{message}");
         }
@@ -113,6 +119,6 @@ fn every_managed_flag_is_refused_with_its_own_name(#[case] managed: &[ManagedFla
 #[case(json!({"etcd": {"storage": {"medium": "Memory"}}}), json!({}), "etcd's volumes")]
 #[case(json!({}), json!({"paused": true, "nodes": {"selector": {"pool": "a"}}, "isolation": {"podSecurity": "privileged"}}), "")]
 fn changes(#[case] from: Value, #[case] to: Value, #[case] message: &str) {
-    let refusals = refusals_of_change(&from, &to);
+    let refusals = refused_of_change(&from, &to);
     assert!(if message.is_empty() { refusals.is_empty() } else { refusals.contains(message) }, "{refusals:?}");
 }
