@@ -6,7 +6,7 @@ use crate::error::chain;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,37 +76,58 @@ where
     }
 }
 
-/// The events of a watch, for ever: errors are retried after a growing pause ([`Backoff::watch`]), and each outage is
-/// logged as one warning that names `what` is watched.
+/// The events of a watch, for ever, as [`attempts`] has them; each outage is logged as one warning that names `what` is
+/// watched.
 pub fn events<K>(api: Api<K>, config: Config, what: &'static str) -> impl Stream<Item = Event<K>> + Send
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let state = (watcher(api, config).boxed(), Backoff::watch(), false);
-    futures::stream::unfold(state, move |(mut events, mut backoff, mut failing)| async move {
-        loop {
-            match events.next().await? {
-                Ok(event) => {
-                    // `Init` opens each attempt to list, before the API has answered anything: kube's own back-off starts
-                    // over with it, and so retries without a pause while the API is away.
-                    if !matches!(event, Event::Init) {
-                        backoff.succeeded();
-                        failing = false;
-                    }
-                    return Some((event, (events, backoff, failing)));
-                }
-                Err(error) => {
-                    let pause = backoff.failed();
-                    if failing {
-                        tracing::debug!(what, error = chain(&error), ?pause, "watch failed again");
-                    } else {
-                        tracing::warn!(what, error = chain(&error), ?pause, "watch failed; retrying");
-                    }
-                    failing = true;
-                    tokio::time::sleep(pause).await;
-                }
+    let mut failing = false;
+    attempts(api, config).filter_map(move |attempt| {
+        let event = match attempt {
+            Ok(event) => {
+                failing &= matches!(event, Event::Init);
+                Some(event)
             }
+            Err((error, pause)) => {
+                if failing {
+                    tracing::debug!(what, error = chain(&error), ?pause, "watch failed again");
+                } else {
+                    tracing::warn!(what, error = chain(&error), ?pause, "watch failed; retrying");
+                }
+                failing = true;
+                None
+            }
+        };
+        std::future::ready(event)
+    })
+}
+
+/// The events of a watch, for ever, and its failures, each with the pause ([`Backoff::watch`]) that follows it before the
+/// next attempt.
+pub fn attempts<K>(api: Api<K>, config: Config) -> impl Stream<Item = Result<Event<K>, (watcher::Error, Duration)>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let state = (watcher(api, config).boxed(), Backoff::watch(), None);
+    futures::stream::unfold(state, |(mut events, mut backoff, pause)| async move {
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
         }
+        Some(match events.next().await? {
+            Ok(event) => {
+                // `Init` opens each attempt to list, before the API has answered anything: kube's own back-off starts over
+                // with it, and so retries without a pause while the API is away.
+                if !matches!(event, Event::Init) {
+                    backoff.succeeded();
+                }
+                (Ok(event), (events, backoff, None))
+            }
+            Err(error) => {
+                let pause = backoff.failed();
+                (Err((error, pause)), (events, backoff, Some(pause)))
+            }
+        })
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// Why a step for a pod failed.
 #[derive(Debug, thiserror::Error)]
-pub enum PodsError {
+pub(crate) enum PodsError {
     #[error("failed to create the host pod")]
     CreateHostPod(#[source] kube::Error),
     #[error("failed to read the host pod")]
@@ -30,7 +30,7 @@ pub enum PodsError {
 
 /// Why a host object that pods mount could not be provided.
 #[derive(Debug, thiserror::Error)]
-pub enum VolumesError {
+pub(crate) enum VolumesError {
     #[error("failed to fetch token")]
     RequestToken(#[source] Sensitive),
     #[error("the tenant's apiserver answered a token request without a token")]
@@ -60,7 +60,7 @@ pub enum VolumesError {
 /// An API error of a call that carries secret data. Serde's errors quote a body that cannot be parsed, so of such an error
 /// only its kind is kept.
 #[derive(Debug)]
-pub struct Sensitive(String);
+pub(crate) struct Sensitive(String);
 
 impl From<kube::Error> for Sensitive {
     fn from(error: kube::Error) -> Self {

@@ -159,7 +159,7 @@ async fn a_pod_is_made_after_all_that_it_mounts() {
 }
 
 #[tokio::test]
-async fn a_pod_that_was_made_is_not_made_again_before_the_watch_shows_it() {
+async fn a_pod_that_was_created_is_not_created_again_before_the_watch_delivers_it() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
     let step = world.step();
@@ -185,14 +185,14 @@ async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
     assert!(message.contains("spec.volumes[0].persistentVolumeClaim") && message.contains("data"), "{message}");
     let made = event.body.clone();
     event.answer(&made);
-    // Told once.
+    // Emitted once.
     world.step().await.unwrap().unwrap();
     world.tenant.expect_nothing().await;
     world.host.expect_nothing().await;
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_host_is_told_in_the_tenants_words() {
+async fn a_refusal_of_the_host_becomes_an_event_with_tenant_names() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
     let step = world.step();
@@ -205,7 +205,7 @@ async fn a_refusal_of_the_host_is_told_in_the_tenants_words() {
 }
 
 #[tokio::test]
-async fn somebody_elses_pod_of_that_name_is_left_alone() {
+async fn a_foreign_pod_of_that_name_is_left_alone() {
     let mut world = World::new();
     world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
     let step = world.step();
@@ -310,7 +310,7 @@ async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
     world.host.expect_nothing().await;
 }
 
-/// The store may lag behind for a reason that nobody foresees; a pod is failed only when the host has it no more.
+/// The store may lag behind for a reason that is not foreseen; a pod is failed only when the host has it no more.
 #[tokio::test]
 async fn a_host_pod_that_the_store_lacks_and_the_host_has_disrupts_nothing() {
     let mut world = World::new();
@@ -385,7 +385,7 @@ async fn a_pod_removed_by_force_is_killed() {
 }
 
 #[tokio::test]
-async fn an_orphan_is_killed_only_when_the_tenant_says_that_its_pod_is_gone() {
+async fn an_orphan_is_killed_only_when_the_tenant_has_its_pod_no_more() {
     for (items, killed) in [(json!([]), true), (json!([{"metadata": {"name": "web-0", "uid": "tenant-pod-uid"}}]), false)] {
         let mut world = World::new();
         world.show_host(&world.host_pod(json!({}), running()));

@@ -40,7 +40,7 @@ mod handshake_tests;
 
 use crate::services::Services;
 use crate::tenant::{StoreWriters, Tenant};
-pub use error::PodsError;
+use error::PodsError;
 use events::Events;
 use kubelet::Kubelet;
 use names::PodKey;
@@ -93,7 +93,7 @@ pub(crate) async fn run(
         let (forwarder, stop) = (kubelet.clone(), shutdown.clone());
         tasks.spawn(async move { forwarder.events.forward(&forwarder.tenant, &forwarder.records, stop).await }.in_current_span());
         sync::adopt(&kubelet).await;
-        sync::run(kubelet, shutdown.clone()).await;
+        sync::run(kubelet, sync::WORKERS, shutdown.clone()).await;
         Ok(())
     };
     let outcome = shutdown.run_until_cancelled(work).await.unwrap_or(Ok(()));

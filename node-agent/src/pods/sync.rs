@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 /// Pods of one tenant that are worked on at the same time. Each may hold a connection to either API.
-const WORKERS: usize = 16;
+pub(crate) const WORKERS: usize = 16;
 /// How long workers may finish what they began, after shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -47,11 +47,11 @@ pub(crate) async fn adopt(kubelet: &Kubelet) {
     }
 }
 
-/// Works through the queue until `shutdown`.
-pub(crate) async fn run(kubelet: Arc<Kubelet>, shutdown: CancellationToken) {
+/// Works through the queue until `shutdown`, on at most `limit` pods at a time.
+pub(crate) async fn run(kubelet: Arc<Kubelet>, limit: usize, shutdown: CancellationToken) {
     let mut workers = JoinSet::new();
     loop {
-        while workers.len() >= WORKERS {
+        while workers.len() >= limit {
             if let Some(outcome) = workers.join_next().await {
                 ended(outcome);
             }

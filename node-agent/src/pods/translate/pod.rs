@@ -144,8 +144,8 @@ impl Translator<'_> {
         if override_.is_some() {
             return (hostname, override_);
         }
-        let wanted = hostname.filter(|name| !name.is_empty()).unwrap_or_else(|| self.key.name.clone());
-        let cut: String = wanted.chars().take(MAX_HOSTNAME).collect();
+        let full = hostname.filter(|name| !name.is_empty()).unwrap_or_else(|| self.key.name.clone());
+        let cut: String = full.chars().take(MAX_HOSTNAME).collect();
         let cut = cut.trim_end_matches(['-', '.']).to_owned();
         // `hostname` must be one DNS label, which a pod's name need not be.
         if cut.contains('.') { (None, Some(cut)) } else { (Some(cut), None) }

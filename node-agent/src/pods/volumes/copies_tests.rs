@@ -114,7 +114,7 @@ async fn pods_share_a_copy_which_follows_the_tenant_and_goes_with_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_is_wanted_again_soon_stays() {
+async fn a_copy_that_is_referred_to_again_soon_stays() {
     let mut world = World::new();
     let _watch = world.up("a").await;
     world.copies.release(&pod("a"));
@@ -138,7 +138,7 @@ async fn a_copy_goes_when_the_tenant_removes_the_object_and_comes_back_with_it()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_denied_read_is_tried_again_and_a_missing_object_needs_no_write() {
+async fn a_denied_read_is_retried_and_a_missing_object_needs_no_write() {
     let mut world = World::new();
     world.acquire("a");
     world.tenant.expect(Method::GET, LIST).await.fail(403, "Forbidden", "no relationship found between node and this object");
@@ -149,12 +149,12 @@ async fn a_denied_read_is_tried_again_and_a_missing_object_needs_no_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_fails_is_told_and_tried_again() {
+async fn a_write_that_fails_is_published_and_retried() {
     let mut world = World::new();
     world.acquire("a");
     world.tenant.expect(Method::GET, LIST).await.answer(&list(&json!([secret(4, "YQ==")])));
     world.host.expect(Method::PATCH, &world.copy_path).await.fail(403, "Forbidden", "exceeded quota");
-    let CopyState::Failed(why) = world.state().await else { panic!("not told") };
+    let CopyState::Failed(why) = world.state().await else { panic!("no failure published") };
     assert!(why.contains("exceeded quota") && !why.contains("YQ=="), "{why}");
     assert_eq!(world.queue.next().now_or_never(), Some(pod("a")));
     made(world.host.expect(Method::PATCH, &world.copy_path).await);
@@ -162,7 +162,7 @@ async fn a_write_that_fails_is_told_and_tried_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secret_of_another_type_is_made_anew() {
+async fn a_secret_of_another_type_is_created_again() {
     let mut world = World::new();
     let watch = world.up("a").await;
     let mut other = secret(9, "Yg==");

@@ -9,12 +9,12 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
 use nestling_crds::labels;
 use nestling_runtime::backoff::Backoff;
 use nestling_runtime::error::chain;
-use nestling_runtime::kube::{call, delete_exact};
+use nestling_runtime::kube::{attempts, call, delete_exact};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
@@ -128,7 +128,7 @@ impl Copy {
     async fn follow_kind<K: Copied>(&mut self, publish: impl Fn(CopyState), unreferenced: impl Future<Output = ()>) {
         let api: Api<K> = Api::namespaced(self.tenant.kubelet.clone(), &self.source.namespace);
         let selector = watcher::Config::default().fields(&format!("metadata.name={}", self.source.name));
-        let mut events = pin!(watcher(api, selector).backoff(Backoff::watch()));
+        let mut events = pin!(attempts(api, selector));
         let mut unreferenced = pin!(unreferenced);
         let mut backoff = Backoff::write();
         let mut listed = None;
@@ -159,8 +159,8 @@ impl Copy {
                     Some(Ok(watcher::Event::InitDone)) => desired = Some(listed.take().map_or(Desired::Nothing, Desired::CopyOf)),
                     Some(Ok(watcher::Event::Apply(object))) => desired = Some(Desired::CopyOf(object)),
                     Some(Ok(watcher::Event::Delete(_))) => desired = Some(Desired::Nothing),
-                    // Expected at first: the Node authorizer learns of the pod's references a moment after the node does.
-                    Some(Err(error)) => { tracing::debug!(%error, "watch of the source failed, retrying"); continue }
+                    // Expected at first: the Node authorizer sees the pod's references a moment after the node does.
+                    Some(Err((error, pause))) => { tracing::debug!(%error, ?pause, "watch of the source failed, retrying"); continue }
                     None => return,
                 },
             }

@@ -30,7 +30,7 @@ pub(crate) const REFRESH_AT: &str = "nestling.dev/refresh-at";
 pub(crate) const DIGEST: &str = "nestling.dev/files-digest";
 /// A token is replaced when it is this old, however long it would live (upstream's token manager).
 const MAX_TOKEN_AGE: SignedDuration = SignedDuration::from_hours(24);
-/// The Node authorizer learns of a pod a moment after the node does, and denies until then.
+/// The Node authorizer sees a pod a moment after the node does, and denies until then.
 const MAX_DENIALS: u32 = 6;
 
 /// What the pod Secret of one pod holds. Each file is a key of the Secret, projected to the path that the tenant pod names.

@@ -35,10 +35,10 @@ impl World {
 
     fn ensure(&self, pod: &Pod, known: Option<&PodSecret>) -> Outcome {
         let (tenant, pod, known) = (self.tenant.clone(), pod.clone(), known.cloned());
-        tokio::spawn(async move { ensure(&tenant, &fixtures::key(), &pod, &wanted(), known.as_ref(), now()).await })
+        tokio::spawn(async move { ensure(&tenant, &fixtures::key(), &pod, &files(), known.as_ref(), now()).await })
     }
 
-    async fn grant(&mut self, token: &str) {
+    async fn answer_token(&mut self, token: &str) {
         let call = self.tenant_server.expect(Method::POST, TOKENS).await;
         assert_eq!(call.body["spec"]["audiences"], json!(["vault"]));
         call.answer(&json!({"metadata": {}, "spec": {"audiences": ["vault"], "expirationSeconds": 1000},
@@ -50,7 +50,7 @@ fn now() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
-fn wanted() -> PodFiles {
+fn files() -> PodFiles {
     PodFiles {
         tokens: vec![TokenFile { key: "token.v.0".into(), audience: Some("vault".into()), expiration_seconds: 1000 }],
         downward: vec![DownwardFile { key: "downward.v.0".into(), field_path: "metadata.labels['color']".into() }],
@@ -65,7 +65,7 @@ fn pod(color: &str) -> Pod {
 /// The Secret as it was made for [`pod`] `blue`.
 async fn made(world: &mut World) -> PodSecret {
     let outcome = world.ensure(&pod("blue"), None);
-    world.grant("first").await;
+    world.answer_token("first").await;
     let create = world.host.expect(Method::POST, SECRETS).await;
     assert_eq!(create.body["data"], json!({"token.v.0": "Zmlyc3Q=", "downward.v.0": "Ymx1ZQ=="}));
     assert_eq!(create.body["metadata"]["annotations"][REFRESH_AT], "2026-01-01T00:13:20Z");
@@ -86,7 +86,7 @@ async fn a_fresh_secret_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_edited_label_rewrites_its_file_and_asks_for_no_token() {
+async fn an_edited_label_rewrites_its_file_and_requests_no_token() {
     let mut world = World::new();
     let secret = made(&mut world).await;
     let outcome = world.ensure(&pod("red"), Some(&secret));
@@ -105,7 +105,7 @@ async fn a_token_is_replaced_when_it_is_due() {
     let mut world = World::new();
     let due = PodSecret { refresh_at: Some(now()), ..made(&mut world).await };
     let outcome = world.ensure(&pod("blue"), Some(&due));
-    world.grant("second").await;
+    world.answer_token("second").await;
     let patch = world.host.expect(Method::PATCH, &world.path()).await;
     assert_eq!(patch.body["data"]["token.v.0"], "c2Vjb25k");
     patch.answer(&json!({"metadata": {"uid": "secret-uid"}}));
@@ -113,12 +113,12 @@ async fn a_token_is_replaced_when_it_is_due() {
 }
 
 #[tokio::test]
-async fn a_secret_that_was_removed_is_made_anew_with_everything() {
+async fn a_deleted_secret_is_created_again_with_everything() {
     let mut world = World::new();
     let secret = made(&mut world).await;
     let outcome = world.ensure(&pod("red"), Some(&secret));
     world.host.expect(Method::PATCH, &world.path()).await.fail(404, "NotFound", "none");
-    world.grant("third").await;
+    world.answer_token("third").await;
     let create = world.host.expect(Method::POST, SECRETS).await;
     assert_eq!(create.body["data"], json!({"token.v.0": "dGhpcmQ=", "downward.v.0": "cmVk"}));
     let answer = create.body.clone();
@@ -131,7 +131,7 @@ async fn a_secret_left_by_an_earlier_agent_is_taken_over_and_a_foreign_one_is_no
     for ours in [true, false] {
         let mut world = World::new();
         let outcome = world.ensure(&pod("blue"), None);
-        world.grant("token").await;
+        world.answer_token("token").await;
         world.host.expect(Method::POST, SECRETS).await.fail(409, "AlreadyExists", "there");
         let metadata = Owner::of(&world.tenant).pod_secret_metadata(&fixtures::key());
         let metadata = if ours { json!(metadata) } else { json!({"name": metadata.name}) };
@@ -150,7 +150,7 @@ async fn a_secret_left_by_an_earlier_agent_is_taken_over_and_a_foreign_one_is_no
 }
 
 #[tokio::test]
-async fn a_denied_token_is_asked_for_again_and_errors_tell_no_secrets() {
+async fn a_denied_token_is_requested_again_and_errors_hold_no_secrets() {
     let mut world = World::new();
     let outcome = world.ensure(&pod("blue"), None);
     let denied = "no relationship found between node and this object";
@@ -164,7 +164,7 @@ async fn a_denied_token_is_asked_for_again_and_errors_tell_no_secrets() {
 }
 
 #[tokio::test]
-async fn removal_names_the_very_secret_and_takes_its_absence() {
+async fn deletion_has_the_uid_and_accepts_a_missing_secret() {
     let mut world = World::new();
     let secret = made(&mut world).await;
     let tenant = world.tenant.clone();
