@@ -71,7 +71,7 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
     let operator = Operator::new(host.clone(), &args.namespace, args.control.clone());
     let (host_node, watch_host_node) = HostNode::watch(host.clone(), &node, shutdown.clone());
     let packet_filter = Some(process.readiness.pending("packet filter"));
-    let proxy = Proxy::start(ProxyConfig { ready: packet_filter, ..ProxyConfig::kernel(process.metrics.clone()) }, shutdown.clone());
+    let proxy = Proxy::start(ProxyConfig::kernel(process.metrics.clone(), packet_filter), shutdown.clone());
     let tenants = Tenants::default();
     let socket = find_socket(&args.cri_socket)?;
     tracing::info!(socket = %socket.display(), "found the container runtime");

@@ -6,12 +6,11 @@
 //! - container environment: `services.synced().await` once, then [`Services::visible_from`] the pod's namespace;
 //! - proxy: [`ServiceChanges::next`] in a loop; the first answer has every Service, later ones what has changed since.
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client};
 use nestling_crds::names::TenantName;
+use nestling_runtime::kube::follow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -97,13 +96,7 @@ impl Services {
     /// identities in the tenant.
     pub async fn follow(&self, client: Client, shutdown: CancellationToken) {
         let api: Api<Service> = Api::all(client);
-        let mut events = std::pin::pin!(watcher(api, Config::default()).default_backoff());
-        while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
-            match event {
-                Ok(event) => self.apply(event),
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "watch of Services failed, retrying"),
-            }
-        }
+        follow(api, Config::default(), "services", shutdown, |event| self.apply(event)).await;
     }
 
     /// Waits until the Services have been listed once. A kubelet starts no pod before that either.

@@ -6,18 +6,18 @@
 //! such a bridge to another are masqueraded, so that the answer goes through the node: they work, and the server sees
 //! the node's address instead of the client's.
 
-use super::rules::Family;
+use super::table::Family;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the kernel tells about its bridges.
+/// Where the kernel lists its bridges.
 #[derive(Clone, Debug)]
-pub struct BridgeProbe {
+pub(crate) struct BridgeProbe {
     /// `/proc` of a process in the node's network namespace.
-    pub proc: PathBuf,
+    pub(super) proc: PathBuf,
     /// `/sys`, mounted in the node's network namespace.
-    pub sys: PathBuf,
+    pub(super) sys: PathBuf,
 }
 
 impl Default for BridgeProbe {
@@ -27,8 +27,8 @@ impl Default for BridgeProbe {
 }
 
 impl BridgeProbe {
-    /// Names of the bridges whose replies are to be forced through the node.
-    pub fn hiding(&self, family: Family) -> BTreeSet<String> {
+    /// Names of the bridges whose replies bypass the IP layer.
+    pub(super) fn bypassing(&self, family: Family) -> BTreeSet<String> {
         let (file, per_bridge) = match family {
             Family::V4 => ("bridge-nf-call-iptables", "nf_call_iptables"),
             Family::V6 => ("bridge-nf-call-ip6tables", "nf_call_ip6tables"),
@@ -36,7 +36,7 @@ impl BridgeProbe {
         if is_on(&self.proc.join("sys/net/bridge").join(file)) {
             return BTreeSet::new();
         }
-        // No directory: no bridges that anybody could tell of.
+        // No directory: no bridges to be seen.
         let Ok(links) = fs::read_dir(self.sys.join("class/net")) else { return BTreeSet::new() };
         links
             .filter_map(Result::ok)
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_bridges_without_netfilter_hide_replies() {
+    fn replies_bypass_only_bridges_without_netfilter() {
         let root = tempfile::tempdir().unwrap();
         let probe = BridgeProbe { proc: root.path().join("proc"), sys: root.path().join("sys") };
         let write = |path: &str, text: &str| {
@@ -64,15 +64,15 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         };
-        assert!(probe.hiding(Family::V4).is_empty(), "nothing to read");
+        assert!(probe.bypassing(Family::V4).is_empty(), "nothing to read");
         write("sys/class/net/eth0/mtu", "1500");
         write("sys/class/net/cni0/bridge/nf_call_iptables", "0\n");
         write("sys/class/net/br1/bridge/nf_call_iptables", "1\n");
-        assert_eq!(probe.hiding(Family::V4), ["cni0".to_owned()].into(), "the module is not loaded");
+        assert_eq!(probe.bypassing(Family::V4), ["cni0".to_owned()].into(), "the module is not loaded");
         write("proc/sys/net/bridge/bridge-nf-call-iptables", "0\n");
-        assert_eq!(probe.hiding(Family::V4), ["cni0".to_owned()].into());
+        assert_eq!(probe.bypassing(Family::V4), ["cni0".to_owned()].into());
         write("proc/sys/net/bridge/bridge-nf-call-iptables", "1\n");
-        assert!(probe.hiding(Family::V4).is_empty());
-        assert_eq!(probe.hiding(Family::V6), ["br1".to_owned(), "cni0".to_owned()].into());
+        assert!(probe.bypassing(Family::V4).is_empty());
+        assert_eq!(probe.bypassing(Family::V6), ["br1".to_owned(), "cni0".to_owned()].into());
     }
 }

@@ -1,28 +1,30 @@
-//! What the node's rules are to be, as far as the tenants' tasks have said.
+//! What the node's rules are to be, as far as the tenants' tasks have reported it, and how the one task that writes rules
+//! learns of changes: [`Shared`] keeps the newest state of each tenant, not a queue of changes.
 
-use super::model::ServiceTable;
-use super::rules::{Family, Installed, TenantKey, Want, WantedTenant};
 use super::sources::Sources;
+use super::table::{Family, NodeTable, ServiceTable, TenantKey};
 use ipnet::IpNet;
 use nestling_crds::names::TenantUid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 #[derive(Default)]
-pub struct Desired {
+pub(super) struct Desired {
     /// Closed until the tenant's Services are known.
     tables: BTreeMap<TenantUid, Arc<ServiceTable>>,
     sources: Sources,
-    /// The tenants that the node serves. None until the operator has said; till then what was inherited stays.
+    /// The tenants that the node serves. None until the operator has sent them; until then what was inherited stays.
     expected: Option<BTreeSet<TenantUid>>,
 }
 
+/// Methods that return a bool say whether anything has changed.
 impl Desired {
     /// The tenant is served, its Services are not known: its ranges are closed, unless more is known already (its task
-    /// starts anew) or inherited.
-    pub fn expect(&mut self, tenant: &TenantUid, ranges: &[IpNet]) -> bool {
+    /// has been restarted) or inherited.
+    pub(super) fn expect(&mut self, tenant: &TenantUid, ranges: &[IpNet]) -> bool {
         if let Some(expected) = &mut self.expected {
             expected.insert(tenant.clone());
         }
@@ -32,28 +34,24 @@ impl Desired {
         self.set_table(tenant, &Arc::new(ServiceTable::closed(ranges.iter().copied())))
     }
 
-    pub fn set_table(&mut self, tenant: &TenantUid, table: &Arc<ServiceTable>) -> bool {
+    pub(super) fn set_table(&mut self, tenant: &TenantUid, table: &Arc<ServiceTable>) -> bool {
         let before = self.tables.insert(tenant.clone(), Arc::clone(table));
         before.is_none_or(|before| before != *table)
     }
 
-    pub fn set_sources(&mut self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) -> bool {
+    pub(super) fn set_sources(&mut self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) -> bool {
         self.sources.set(tenant, addresses)
     }
 
-    pub fn announce(&mut self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) -> bool {
+    pub(super) fn announce(&mut self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) -> bool {
         self.sources.announce(sandbox, tenant, addresses, Instant::now())
     }
 
-    pub fn retract(&mut self, sandbox: &str) -> bool {
+    pub(super) fn retract(&mut self, sandbox: &str) -> bool {
         self.sources.retract(sandbox)
     }
 
-    pub fn expire(&mut self, now: Instant) {
-        self.sources.expire(now);
-    }
-
-    pub fn remove(&mut self, tenant: &TenantUid) {
+    pub(super) fn remove(&mut self, tenant: &TenantUid) {
         self.tables.remove(tenant);
         self.sources.remove(tenant);
         if let Some(expected) = &mut self.expected {
@@ -61,65 +59,148 @@ impl Desired {
         }
     }
 
-    pub fn keep_only(&mut self, tenants: BTreeSet<TenantUid>) {
+    pub(super) fn keep_only(&mut self, tenants: BTreeSet<TenantUid>) {
         for gone in self.tables.keys().filter(|tenant| !tenants.contains(*tenant)).cloned().collect::<Vec<_>>() {
             self.remove(&gone);
         }
         self.expected = Some(tenants);
     }
 
-    /// The operator has said which tenants the node serves.
-    pub fn knows_tenants(&self) -> bool {
-        self.expected.is_some()
-    }
-
     /// Every tenant of the node is known, with its Services and pods.
-    pub fn is_complete(&self) -> bool {
+    fn is_complete(&self) -> bool {
         self.expected.as_ref().is_some_and(|expected| {
             expected.iter().all(|tenant| self.sources.knows(tenant) && self.tables.get(tenant).is_some_and(|table| !table.is_closed))
         })
     }
 
-    /// The rules to be, given what the kernel has: what a former process left stays until it is known better.
-    pub fn want(&self, installed: &BTreeMap<Family, Installed>, bridges: BTreeMap<Family, BTreeSet<String>>) -> Want {
-        let mut want = Want { bridges, ..Want::default() };
-        let inherited =
-            |key: &TenantKey| installed.values().any(|installed| installed.tenants.get(key).is_some_and(|tenant| tenant.table.is_none()));
-        let mut silent: BTreeSet<TenantKey> = BTreeSet::new();
-        for (tenant, table) in &self.tables {
+    /// The rules to be, given what the kernel has: what a former process left stays until something better is known.
+    fn table(&self, family: Family, installed: &NodeTable, bridges: BTreeSet<String>) -> NodeTable {
+        let mut table = NodeTable { bridges: Some(bridges), ..NodeTable::default() };
+        // Tenants whose pods are not known yet: the sources that the kernel has for them stay.
+        let mut unconfirmed: BTreeSet<TenantKey> = BTreeSet::new();
+        for (tenant, services) in &self.tables {
             let key = TenantKey::of(tenant);
             if !self.sources.knows(tenant) {
-                silent.insert(key.clone());
+                unconfirmed.insert(key.clone());
             }
-            let wanted = if table.is_closed && inherited(&key) { WantedTenant::Keep } else { WantedTenant::Table(Arc::clone(table)) };
-            want.tenants.insert(key, wanted);
+            if services.is_closed && installed.is_inherited(&key) {
+                table.tenants.insert(key, None);
+            } else if services.concerns(family) {
+                table.tenants.insert(key, Some(Arc::clone(services)));
+            }
         }
+        let known: BTreeSet<TenantKey> = self.tables.keys().map(TenantKey::of).collect();
         let expected: Option<BTreeSet<TenantKey>> = self.expected.as_ref().map(|expected| expected.iter().map(TenantKey::of).collect());
-        for key in installed.values().flat_map(|installed| installed.tenants.keys()) {
-            let is_expected = expected.as_ref().is_none_or(|expected| expected.contains(key));
-            if is_expected && !want.tenants.contains_key(key) && inherited(key) {
-                want.tenants.insert(key.clone(), WantedTenant::Keep);
-                silent.insert(key.clone());
+        for key in installed.tenants.keys().filter(|key| installed.is_inherited(key) && !known.contains(*key)) {
+            if expected.as_ref().is_none_or(|expected| expected.contains(key)) {
+                table.tenants.insert(key.clone(), None);
+                unconfirmed.insert(key.clone());
             }
         }
-        for (address, tenant) in installed.values().flat_map(|installed| &installed.sources) {
-            if silent.contains(tenant) {
-                want.sources.insert(*address, tenant.clone());
-            }
+        let kept = installed.sources.iter().filter(|(_, key)| unconfirmed.contains(*key)).map(|(address, key)| (*address, key.clone()));
+        let owned = self.sources.owners().map(|(address, tenant)| (address, TenantKey::of(tenant)));
+        let sources = kept.chain(owned.filter(|(address, _)| Family::of(*address) == family));
+        table.sources = sources.filter(|(_, key)| table.tenants.contains_key(key)).collect();
+        table
+    }
+}
+
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Notify,
+    /// The generation whose rules are in the kernel.
+    applied: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    desired: Desired,
+    /// Counts changes of `desired`.
+    generation: u64,
+    /// The first change that is not in the kernel yet.
+    since: Option<Instant>,
+    is_urgent: bool,
+}
+
+/// What one round of the writer brings into the kernel.
+#[derive(Clone, Copy)]
+pub(super) struct Round {
+    generation: u64,
+    /// The first change of the round.
+    pub(super) since: Option<Instant>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), applied: watch::Sender::new(0) }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `change` returns whether it changed anything. An urgent change does not wait for others.
+    pub(super) fn update(&self, is_urgent: bool, change: impl FnOnce(&mut Desired) -> bool) {
+        let mut state = self.state();
+        if change(&mut state.desired) {
+            state.generation += 1;
+            state.since.get_or_insert_with(Instant::now);
+            state.is_urgent |= is_urgent;
+            drop(state);
+            self.changed.notify_one();
         }
-        want.sources.extend(
-            self.sources
-                .owners()
-                .map(|(address, tenant)| (address, TenantKey::of(tenant)))
-                .filter(|(_, key)| want.tenants.contains_key(key)),
-        );
-        want
+    }
+
+    /// Waits for a change since the last call.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.state().is_urgent
+    }
+
+    /// The operator has sent the tenants of the node.
+    pub(super) fn knows_tenants(&self) -> bool {
+        self.state().desired.expected.is_some()
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.state().desired.is_complete()
+    }
+
+    /// Begins a round: the rules to be of each family, given what the kernel has and the bridges that need masquerading.
+    pub(super) fn begin(&self, families: [(Family, &NodeTable, BTreeSet<String>); 2]) -> (Round, [NodeTable; 2]) {
+        let mut state = self.state();
+        state.is_urgent = false;
+        state.desired.sources.expire(Instant::now());
+        let round = Round { generation: state.generation, since: state.since.take() };
+        (round, families.map(|(family, installed, bridges)| state.desired.table(family, installed, bridges)))
+    }
+
+    /// The round's rules are in the kernel.
+    pub(super) fn applied(&self, round: Round) {
+        self.applied.send_replace(round.generation);
+    }
+
+    /// The round failed and is to be tried again.
+    pub(super) fn failed(&self, round: Round) {
+        let mut state = self.state();
+        state.since = round.since.or(state.since);
+    }
+
+    /// Waits until every change so far is in the kernel; for ever once the writer has ended.
+    pub(super) async fn settled(&self) {
+        let generation = self.state().generation;
+        // Fails only without a sender, which lives as long as `self`.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::InstalledTenant;
     use super::*;
 
     fn uid(name: &str) -> TenantUid {
@@ -135,72 +216,76 @@ mod tests {
     }
 
     /// A former process left tenants `a` and `b`, with one pod each.
-    fn inherited() -> BTreeMap<Family, Installed> {
-        let installed = Installed {
-            tenants: [(key("a"), InstalledTenant::default()), (key("b"), InstalledTenant::default())].into(),
+    fn inherited() -> NodeTable {
+        NodeTable {
+            tenants: [(key("a"), None), (key("b"), None)].into(),
             sources: [(address(1), key("a")), (address(2), key("b"))].into(),
             bridges: None,
-        };
-        [(Family::V4, installed)].into()
+        }
     }
 
-    fn summary(want: &Want) -> String {
-        let tenants = want.tenants.iter().map(|(key, wanted)| match wanted {
-            WantedTenant::Keep => format!("{key}:keep"),
-            WantedTenant::Table(table) if table.is_closed => format!("{key}:closed"),
-            WantedTenant::Table(_) => format!("{key}:table"),
+    fn summary(desired: &Desired, installed: &NodeTable) -> String {
+        let table = desired.table(Family::V4, installed, BTreeSet::new());
+        let tenants = table.tenants.iter().map(|(key, services)| match services {
+            None => format!("{key}:keep"),
+            Some(services) if services.is_closed => format!("{key}:closed"),
+            Some(_) => format!("{key}:table"),
         });
-        let sources = want.sources.iter().map(|(address, key)| format!("{address}={key}"));
+        let sources = table.sources.iter().map(|(address, key)| format!("{address}={key}"));
         tenants.chain(sources).collect::<Vec<_>>().join(" ")
     }
 
+    fn services() -> Arc<ServiceTable> {
+        Arc::new(ServiceTable { is_closed: false, ..ServiceTable::closed(["10.96.0.0/16".parse().unwrap()]) })
+    }
+
     #[test]
-    fn what_was_inherited_stays_until_it_is_known_better() {
+    fn what_was_inherited_stays_until_something_better_is_known() {
         let mut desired = Desired::default();
-        let want = |desired: &Desired| summary(&desired.want(&inherited(), BTreeMap::new()));
-        assert_eq!(want(&desired), "a:keep b:keep 10.0.0.1=a 10.0.0.2=b");
+        let table = |desired: &Desired| summary(desired, &inherited());
+        assert_eq!(table(&desired), "a:keep b:keep 10.0.0.1=a 10.0.0.2=b");
 
         desired.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
-        assert_eq!(want(&desired), "a:keep b:keep 10.0.0.1=a 10.0.0.2=b");
+        assert_eq!(table(&desired), "a:keep b:keep 10.0.0.1=a 10.0.0.2=b");
         desired.set_sources(&uid("a"), &[address(3)].into());
-        assert_eq!(want(&desired), "a:keep b:keep 10.0.0.2=b 10.0.0.3=a", "pods are known before Services");
-        desired.set_table(&uid("a"), &Arc::default());
-        assert_eq!(want(&desired), "a:table b:keep 10.0.0.2=b 10.0.0.3=a");
+        assert_eq!(table(&desired), "a:keep b:keep 10.0.0.2=b 10.0.0.3=a", "pods are known before Services");
+        desired.set_table(&uid("a"), &services());
+        assert_eq!(table(&desired), "a:table b:keep 10.0.0.2=b 10.0.0.3=a");
 
         desired.keep_only([uid("a")].into());
-        assert_eq!(want(&desired), "a:table 10.0.0.3=a", "b has left the node while the agent was away");
+        assert_eq!(table(&desired), "a:table 10.0.0.3=a", "b has left the node while the agent was away");
     }
 
     #[test]
     fn an_address_claimed_by_a_live_pod_is_not_the_former_ones() {
         let mut desired = Desired::default();
-        desired.set_table(&uid("a"), &Arc::default());
+        desired.set_table(&uid("a"), &services());
         desired.set_sources(&uid("a"), &[address(2)].into());
-        assert_eq!(summary(&desired.want(&inherited(), BTreeMap::new())), "a:table b:keep 10.0.0.2=a");
+        assert_eq!(summary(&desired, &inherited()), "a:table b:keep 10.0.0.2=a");
     }
 
     #[test]
     fn a_new_tenant_is_closed_until_its_services_are_known() {
         let mut desired = Desired::default();
-        let want = |desired: &Desired| summary(&desired.want(&BTreeMap::new(), BTreeMap::new()));
+        let table = |desired: &Desired| summary(desired, &NodeTable::default());
         desired.set_sources(&uid("a"), &[address(1)].into());
-        assert_eq!(want(&desired), "", "its ranges are not known");
-        desired.expect(&uid("a"), &[]);
-        assert_eq!(want(&desired), "a:closed 10.0.0.1=a");
-        desired.set_table(&uid("a"), &Arc::default());
-        assert!(!desired.expect(&uid("a"), &[]), "its task starts anew");
-        assert_eq!(want(&desired), "a:table 10.0.0.1=a");
+        assert_eq!(table(&desired), "", "its ranges are not known");
+        desired.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
+        assert_eq!(table(&desired), "a:closed 10.0.0.1=a");
+        desired.set_table(&uid("a"), &services());
+        assert!(!desired.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]), "its task has been restarted");
+        assert_eq!(table(&desired), "a:table 10.0.0.1=a");
         desired.remove(&uid("a"));
-        assert_eq!(want(&desired), "");
+        assert_eq!(table(&desired), "");
     }
 
     #[test]
-    fn complete_means_that_every_expected_tenant_has_spoken() {
+    fn complete_means_that_services_and_pods_of_every_expected_tenant_are_known() {
         let mut desired = Desired::default();
         assert!(!desired.is_complete());
         desired.keep_only([uid("a")].into());
         assert!(!desired.is_complete());
-        desired.set_table(&uid("a"), &Arc::default());
+        desired.set_table(&uid("a"), &services());
         assert!(!desired.is_complete());
         desired.set_sources(&uid("a"), &BTreeSet::new());
         assert!(desired.is_complete());

@@ -1,81 +1,76 @@
 //! Every tenant's kube-proxy on one node.
 //!
 //! ```text
-//! tenant::run, one per tenant: Services, EndpointSlices, ServiceCIDRs, this node's zone
-//!    └─ model::Catalogue ─ ServiceTable ─▶ Proxy::set_services ┐
-//! pods::run: addresses of the tenant's pods ─▶ Proxy::set_sources ┤
-//! sandboxes::run: the same, earlier ─────────────▶ Proxy::announce ┤
-//!                                                              ▼
-//!                       shared::Shared (desired state) ─▶ driver::Driver, one per node
-//!                              rules::plan ─ text ─▶ netfilter::Netfilter, then aftermath ─▶ conntrack::Conntrack
+//! crate::services ─▶ services::run, one per tenant (with EndpointSlices, ServiceCIDRs, this node's zone)
+//!    └─ endpoints ─ table::ServiceTable ────────────────▶ Proxy::set_services ┐
+//! addresses of the tenant's pods, by their status ───────▶ Proxy::set_sources ┤
+//! sandboxes::run: the same, earlier ─────────────────────────▶ Proxy::announce ┤
+//!                                                                             ▼
+//!                                desired::Shared ─ table::NodeTable ─▶ sync::Writer, one per node
+//!                                    nft::plan ─ transaction ─▶ nft::Netfilter, then conntrack
 //! ```
-//! Everything between the API objects and the nft text is a function from data to data; see `rules` for the table.
+//! Everything between the API objects and the nft text is a function from data to data; see `nft` for the table in the
+//! kernel.
 //!
-//! A connection is judged by its source address, so a pod has rules as soon as its address is told. Before its tenant's
-//! Services are known, the tenant's Service ranges are closed to it: it must never reach a *host* Service of the same
-//! address. What a former agent process left stays in force, tenant by tenant, until the tenant is known again.
+//! Connections are assigned to a tenant by their source address, so a pod has rules as soon as its address is known. Until
+//! its tenant's Services are known, the tenant's Service ranges are closed to it: it must never reach a *host* Service of
+//! the same address. What a former agent process left stays in force, tenant by tenant, until the tenant is known again.
 //!
-//! Hazard: a pod that may forge its source address (`NET_RAW`) can send packets by another tenant's rules; answers go to the
+//! Hazard: a pod that can forge its source address (`NET_RAW`) can send packets by another tenant's rules; answers go to the
 //! address's owner. CNI plugins that check sources, or `rp_filter`, prevent it.
 //!
 //! Not served: tenant pods on the host's network (they have the node's own address), and Service types other than
 //! `ClusterIP` beyond the `ClusterIP` that they have too.
 
-mod aftermath;
 mod bridges;
-pub mod conntrack;
+mod conntrack;
 mod desired;
-mod driver;
-mod feed;
+pub mod endpoints;
 mod metrics;
-pub mod model;
-pub mod netfilter;
-pub mod rules;
+mod nft;
 pub mod sandboxes;
-mod shared;
+pub mod services;
 mod sources;
-mod sweeper;
-mod table;
-pub mod tenant;
+mod sync;
+pub mod table;
 
-pub use bridges::BridgeProbe;
-
+use bridges::BridgeProbe;
 use conntrack::Conntrack;
-use driver::Driver;
+use desired::Shared;
 use ipnet::IpNet;
 use metrics::ProxyMetrics;
-use model::ServiceTable;
 use nestling_crds::names::TenantUid;
 use nestling_runtime::metrics::Metrics;
 use nestling_runtime::readiness::Pending;
-use netfilter::Netfilter;
-use shared::Shared;
+use nft::Netfilter;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use sync::Writer;
+use table::ServiceTable;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 /// The seams to the node.
 pub struct ProxyConfig {
-    pub netfilter: Arc<dyn Netfilter>,
-    pub conntrack: Arc<dyn Conntrack>,
-    pub bridges: BridgeProbe,
-    pub metrics: Metrics,
+    netfilter: Arc<dyn Netfilter>,
+    conntrack: Arc<dyn Conntrack>,
+    bridges: BridgeProbe,
+    metrics: Metrics,
     /// Dropped when the packet filter has answered for the first time.
-    pub ready: Option<Pending>,
+    ready: Option<Pending>,
 }
 
 impl ProxyConfig {
     /// The kernel of the network namespace that the process is in. Needs `CAP_NET_ADMIN` and `nft`.
-    pub fn kernel(metrics: Metrics) -> Self {
+    pub fn kernel(metrics: Metrics, ready: Option<Pending>) -> Self {
         Self {
-            netfilter: Arc::new(netfilter::Nft::default()),
+            netfilter: Arc::new(nft::Nft::default()),
             conntrack: Arc::new(conntrack::Netlink),
             bridges: BridgeProbe::default(),
             metrics,
-            ready: None,
+            ready,
         }
     }
 }
@@ -88,13 +83,13 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts the driver. The rules stay when it ends with `shutdown`.
+    /// Starts the writer of the tables. The rules stay when it ends with `shutdown`.
     pub fn start(config: ProxyConfig, shutdown: CancellationToken) -> Self {
         let shared = Arc::new(Shared::default());
         let metrics = ProxyMetrics::register(&config.metrics);
-        let driver = Driver::new(Arc::clone(&shared), &config.netfilter, config.conntrack, config.bridges, metrics);
+        let writer = Writer::new(Arc::clone(&shared), &config.netfilter, config.conntrack, config.bridges, metrics);
         let tasks = TaskTracker::new();
-        tasks.spawn(driver.run(config.ready, shutdown).instrument(tracing::info_span!("proxy")));
+        tasks.spawn(writer.run(config.ready, shutdown).instrument(tracing::info_span!("proxy")));
         tasks.close();
         Self { shared, tasks }
     }
@@ -102,61 +97,54 @@ impl Proxy {
     /// The tenant is served here; until [`Proxy::set_services`] its Service ranges are closed, unless its rules are known
     /// already or inherited from a former process.
     pub fn expect(&self, tenant: &TenantUid, ranges: &[IpNet]) {
-        self.shared.tell(true, |desired| desired.expect(tenant, ranges));
+        self.shared.update(true, |desired| desired.expect(tenant, ranges));
     }
 
     pub fn set_services(&self, tenant: &TenantUid, table: &Arc<ServiceTable>) {
-        self.shared.tell(false, |desired| desired.set_table(tenant, table));
+        self.shared.update(false, |desired| desired.set_table(tenant, table));
     }
 
     /// The addresses of the tenant's pods on this node, all of them: without pods on the host's network and without pods
     /// that have ended (their addresses are given to others). To be called only when all are known, for connections of
     /// an address that is left out are cut.
     pub fn set_sources(&self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) {
-        self.shared.tell(true, |desired| desired.set_sources(tenant, addresses));
+        self.shared.update(true, |desired| desired.set_sources(tenant, addresses));
     }
 
     /// A sandbox of the tenant has come up with these addresses. They count until [`Proxy::set_sources`] has them, or for
-    /// a minute. For a tenant that is not expected they count once it is.
+    /// a minute; for a tenant that is not expected yet, from when it is.
     pub fn announce(&self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) {
-        self.shared.tell(true, |desired| desired.announce(sandbox, tenant, addresses));
+        self.shared.update(true, |desired| desired.announce(sandbox, tenant, addresses));
     }
 
-    /// The sandbox has ended. Addresses that [`Proxy::set_sources`] has named stay until it does not.
+    /// The sandbox has ended. Addresses that [`Proxy::set_sources`] has named stay until it leaves them out.
     pub fn retract(&self, sandbox: &str) {
-        self.shared.tell(false, |desired| desired.retract(sandbox));
+        self.shared.update(false, |desired| desired.retract(sandbox));
     }
 
     /// The tenant is not served any more, and its pods are gone.
     pub fn remove(&self, tenant: &TenantUid) {
-        self.shared.tell(false, |desired| {
+        self.shared.update(false, |desired| {
             desired.remove(tenant);
             true
         });
     }
 
-    /// These are all the tenants of the node: the operator has told the full set. Rules of others, left by a former process,
-    /// are removed.
+    /// These are all the tenants of the node. Rules of others, left by a former process, are removed.
     pub fn keep_only(&self, tenants: BTreeSet<TenantUid>) {
-        self.shared.tell(false, |desired| {
+        self.shared.update(false, |desired| {
             desired.keep_only(tenants);
             true
         });
     }
 
-    /// Waits until everything told so far is in the kernel; for ever once the driver has ended.
+    /// Waits until every change so far is in the kernel; for ever once the writer has ended.
     pub async fn settled(&self) {
         self.shared.settled().await;
     }
 
-    /// Waits for the driver to end, after `shutdown`.
+    /// Waits for the writer to end, after `shutdown`.
     pub async fn stopped(&self) {
         self.tasks.wait().await;
     }
-}
-
-/// The error with its causes, in one line.
-fn report(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -12,7 +12,8 @@ use crate::tenant::Tenants;
 use futures::StreamExt;
 use nestling_crds::labels;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
+use nestling_runtime::error::chain;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,13 +30,13 @@ pub async fn run(cri: Arc<dyn Cri>, tenants: Tenants, proxy: Proxy, shutdown: Ca
 }
 
 async fn follow(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy) {
-    let mut steps = Steps::new(RETRY, RETRY_AT_MOST);
+    let mut backoff = Backoff::new(RETRY, RETRY_AT_MOST);
     let mut is_failing = false;
     loop {
         let mut has_begun = false;
         let result = forward(cri, tenants, proxy, &mut has_begun).await;
         if has_begun {
-            steps.succeeded();
+            backoff.succeeded();
             is_failing = false;
         }
         // One warning per outage.
@@ -44,12 +45,12 @@ async fn follow(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy) {
         {
             let unsupported = matches!(error.code(), Code::Unimplemented | Code::FailedPrecondition);
             tracing::warn!(
-                error = &error as &dyn std::error::Error,
+                error = chain(&error),
                 unsupported,
                 "container runtime sends no sandbox events; new pods get their rules with their status, retrying"
             );
         }
-        tokio::time::sleep(steps.failed()).await;
+        tokio::time::sleep(backoff.failed()).await;
     }
 }
 

@@ -6,19 +6,19 @@ use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long an address counts that only the container runtime has told. The host pod's status follows within seconds; if it
-/// does not, the end of the sandbox has been missed.
+/// How long an address counts that only the container runtime has reported. The host pod's status follows within seconds;
+/// if it does not, the end of the sandbox has been missed.
 const ANNOUNCED: Duration = Duration::from_secs(60);
 
-/// Claims of tenants on addresses. An address can have two for a moment: its old pod has ended and its new one begun, and
-/// the two tenants' watches do not tell in that order. The later claim counts, because it is of the later pod.
+/// Claims of tenants on addresses. An address can have two for a moment: its old pod has ended and its new one started, and
+/// the two tenants' watches deliver that in any order. The later claim counts, because it is of the later pod.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub(super) struct Sources {
     /// Claimants in the order of their claims, never empty.
     claims: BTreeMap<IpAddr, Vec<TenantUid>>,
-    /// What the host pods' statuses say; also of tenants that have no pods here.
+    /// From the host pods' statuses; also of tenants that have no pods here.
     confirmed: BTreeMap<TenantUid, BTreeSet<IpAddr>>,
-    /// What the container runtime has told ahead of that, by sandbox.
+    /// From the container runtime, ahead of the status, by sandbox.
     announced: BTreeMap<String, Announced>,
 }
 
@@ -31,7 +31,7 @@ struct Announced {
 
 impl Sources {
     /// The tenant's addresses, all of them. False: as before.
-    pub fn set(&mut self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) -> bool {
+    pub(super) fn set(&mut self, tenant: &TenantUid, addresses: &BTreeSet<IpAddr>) -> bool {
         let is_new = self.confirmed.insert(tenant.clone(), addresses.clone()).as_ref() != Some(addresses);
         self.announced.retain(|_, early| early.tenant != *tenant || !early.addresses.is_subset(addresses));
         // In this order: what was announced and is now confirmed stays all the while.
@@ -39,7 +39,7 @@ impl Sources {
     }
 
     /// A sandbox of the tenant has come up with these addresses. False: nothing new.
-    pub fn announce(&mut self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>, at: Instant) -> bool {
+    pub(super) fn announce(&mut self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>, at: Instant) -> bool {
         if self.confirmed.get(tenant).is_some_and(|confirmed| addresses.is_subset(confirmed)) {
             return false;
         }
@@ -48,34 +48,34 @@ impl Sources {
     }
 
     /// The sandbox has ended.
-    pub fn retract(&mut self, sandbox: &str) -> bool {
+    pub(super) fn retract(&mut self, sandbox: &str) -> bool {
         self.announced.remove(sandbox).is_some_and(|early| self.settle(&early.tenant))
     }
 
-    /// Forgets what was announced too long ago.
-    pub fn expire(&mut self, now: Instant) {
+    /// Drops what was announced too long ago.
+    pub(super) fn expire(&mut self, now: Instant) {
         let old: Vec<String> = self.announced.iter().filter(|(_, early)| now >= early.at + ANNOUNCED).map(|(id, _)| id.clone()).collect();
         for sandbox in old {
             self.retract(&sandbox);
         }
     }
 
-    pub fn remove(&mut self, tenant: &TenantUid) {
+    pub(super) fn remove(&mut self, tenant: &TenantUid) {
         self.confirmed.remove(tenant);
         self.announced.retain(|_, early| early.tenant != *tenant);
         self.settle(tenant);
     }
 
-    /// The tenant has said what its pods are.
-    pub fn knows(&self, tenant: &TenantUid) -> bool {
+    /// The tenant's pods are known.
+    pub(super) fn knows(&self, tenant: &TenantUid) -> bool {
         self.confirmed.contains_key(tenant)
     }
 
-    pub fn owners(&self) -> impl Iterator<Item = (IpAddr, &TenantUid)> {
+    pub(super) fn owners(&self) -> impl Iterator<Item = (IpAddr, &TenantUid)> {
         self.claims.iter().filter_map(|(address, claimants)| Some((*address, claimants.last()?)))
     }
 
-    /// Makes the tenant's claims what they should be; those that it has keep their place in the order.
+    /// Brings the tenant's claims up to date; those that it has keep their place in the order.
     fn settle(&mut self, tenant: &TenantUid) -> bool {
         let early = self.announced.values().filter(|early| early.tenant == *tenant).flat_map(|early| &early.addresses);
         let addresses: BTreeSet<IpAddr> = self.confirmed.get(tenant).into_iter().flatten().chain(early).copied().collect();
@@ -118,7 +118,7 @@ mod tests {
         assert!(sources.set(&a, &addresses(&[1, 2])));
         assert!(sources.set(&b, &addresses(&[2, 3])));
         assert_eq!(owner(&sources, 2).as_deref(), Some("b"));
-        assert!(!sources.set(&a, &addresses(&[1, 2])), "said again is no new claim");
+        assert!(!sources.set(&a, &addresses(&[1, 2])), "the same again is no new claim");
         assert_eq!(owner(&sources, 2).as_deref(), Some("b"));
         assert!(sources.set(&b, &addresses(&[3])));
         assert_eq!(owner(&sources, 2).as_deref(), Some("a"));
@@ -133,13 +133,13 @@ mod tests {
         let now = Instant::now();
         let mut sources = Sources::default();
         assert!(sources.announce("s1", &a, addresses(&[1]), now));
-        assert!(!sources.knows(&a), "the runtime does not tell all");
+        assert!(!sources.knows(&a), "the runtime does not report every pod");
         assert!(sources.set(&a, &addresses(&[])));
         assert_eq!(owner(&sources, 1).as_deref(), Some("a"), "the status lags behind");
         assert!(sources.set(&a, &addresses(&[1])), "confirmed");
-        assert!(!sources.retract("s1"), "the status says when it ends");
+        assert!(!sources.retract("s1"), "the status decides when it ends");
         assert_eq!(owner(&sources, 1).as_deref(), Some("a"));
-        assert!(!sources.announce("s1", &a, addresses(&[1]), now), "told again by the runtime");
+        assert!(!sources.announce("s1", &a, addresses(&[1]), now), "reported again by the runtime");
 
         assert!(sources.announce("s2", &a, addresses(&[2]), now));
         assert!(sources.retract("s2"));
@@ -158,6 +158,6 @@ mod tests {
         sources.set(&a, &addresses(&[1]));
         assert!(sources.announce("s", &b, addresses(&[1]), Instant::now()));
         sources.set(&a, &addresses(&[1, 2]));
-        assert_eq!(owner(&sources, 1).as_deref(), Some("b"), "the pod of a has ended, which a is slow to say");
+        assert_eq!(owner(&sources, 1).as_deref(), Some("b"), "the pod of a has ended, and its status lags behind");
     }
 }

@@ -126,10 +126,10 @@ async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Co
     let mut parts: JoinSet<&'static str> = JoinSet::new();
     let (proxy, uid) = (agent.proxy.clone(), spec.uid.clone());
     let on_addresses = move |addresses: &BTreeSet<IpAddr>| proxy.set_sources(&uid, addresses);
-    let (services, _changes) = Services::new();
+    let (services, changes) = Services::new();
     let (list, client, shutdown) = (services.clone(), tenant.kubelet.clone(), stop.clone());
     parts.spawn(part("services", async move { list.follow(client, shutdown).await }).in_current_span());
-    parts.spawn(part("proxy", proxy::tenant::run(tenant.clone(), agent.proxy.clone(), stop.clone())).in_current_span());
+    parts.spawn(part("proxy", proxy::services::run(tenant.clone(), changes, agent.proxy.clone(), stop.clone())).in_current_span());
     parts.spawn(part("pods", pods::run(tenant.clone(), writers, services, on_addresses, stop.clone())).in_current_span());
     parts.spawn(part("node", node::run(tenant.clone(), agent.host_node.clone(), stop.clone())).in_current_span());
     match parts.join_next().await {

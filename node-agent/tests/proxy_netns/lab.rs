@@ -2,10 +2,8 @@
 //! threads and open files of this process, so they are gone when it is.
 
 use nestling_crds::names::TenantUid;
-use nestling_node_agent::proxy::conntrack::Netlink;
-use nestling_node_agent::proxy::model::ServiceTable;
-use nestling_node_agent::proxy::netfilter::Nft;
-use nestling_node_agent::proxy::{BridgeProbe, Proxy, ProxyConfig};
+use nestling_node_agent::proxy::table::ServiceTable;
+use nestling_node_agent::proxy::{Proxy, ProxyConfig};
 use nestling_runtime::metrics::Metrics;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -157,13 +155,7 @@ impl Lab {
     /// An agent's proxy on this node.
     pub fn proxy(&self) -> Agent<'_> {
         let shutdown = CancellationToken::new();
-        let config = ProxyConfig {
-            netfilter: Arc::new(Nft::default()),
-            conntrack: Arc::new(Netlink),
-            bridges: BridgeProbe::default(),
-            metrics: Metrics::default(),
-            ready: None,
-        };
+        let config = ProxyConfig::kernel(Metrics::default(), None);
         let _runtime = self.runtime.enter();
         Agent { lab: self, proxy: Proxy::start(config, shutdown.clone()), shutdown }
     }
@@ -178,16 +170,6 @@ impl Lab {
 
     pub fn listing(&self) -> String {
         output(Command::new("nft").args(["list", "table", "ip", "nestling"]))
-    }
-
-    /// The elements of all maps and sets, as often as they are there.
-    pub fn elements(&self) -> Vec<String> {
-        let listing = self.listing();
-        let maps = listing.split("\tchain ").next().unwrap_or_default();
-        let lists = maps.split("elements = {").skip(1).filter_map(|rest| rest.split('}').next());
-        let mut elements: Vec<String> = lists.flat_map(|list| list.split(',')).map(|element| element.trim().to_owned()).collect();
-        elements.sort();
-        elements
     }
 }
 

@@ -1,8 +1,10 @@
 //! Tenants' objects for the tests: from API objects, so that the whole way to packets is walked.
 
-use nestling_crds::names::{TenantName, TenantUid};
-use nestling_node_agent::proxy::model::{Catalogue, Place, ServiceFacts, ServiceTable, SliceFacts};
-use nestling_node_agent::proxy::rules::TenantKey;
+use kube::runtime::watcher::Event;
+use nestling_node_agent::proxy::endpoints::Place;
+use nestling_node_agent::proxy::services::TableBuilder;
+use nestling_node_agent::proxy::table::ServiceTable;
+use nestling_node_agent::services::ServiceFacts;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,17 +54,17 @@ impl Described {
 
 pub fn table(services: &[Described]) -> Arc<ServiceTable> {
     let ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
-    let mut catalogue = Catalogue::new(Place { node: "here".into(), zone: None }, ranges);
+    let mut builder = TableBuilder::new(Place { node: "here".into(), zone: None }, ranges);
+    builder.take_slice(Event::Init);
     for (index, described) in services.iter().enumerate() {
-        let name = TenantName::new("default", format!("s-{index}"));
-        let mut slice = described.slice.clone();
-        slice["metadata"] = json!({"labels": {"kubernetes.io/service-name": name.name}});
-        catalogue.set_service(name.clone(), ServiceFacts::of(&serde_json::from_value(described.service.clone()).unwrap()));
-        catalogue.set_slice(&name, SliceFacts::of(&serde_json::from_value(slice).unwrap()));
+        let name = format!("s-{index}");
+        let (mut service, mut slice) = (described.service.clone(), described.slice.clone());
+        service["metadata"] = json!({"namespace": "default", "name": name});
+        slice["metadata"] = json!({"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}});
+        let facts = ServiceFacts::of(&serde_json::from_value(service).unwrap()).unwrap();
+        builder.take_services([(facts.name.clone(), Some(Arc::new(facts)))]);
+        builder.take_slice(Event::InitApply(serde_json::from_value(slice).unwrap()));
     }
-    catalogue.changed().unwrap()
-}
-
-pub fn key(name: &str) -> TenantKey {
-    TenantKey::of(&TenantUid::new(name))
+    builder.take_slice(Event::InitDone);
+    builder.table().unwrap()
 }

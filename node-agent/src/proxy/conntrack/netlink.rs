@@ -1,9 +1,10 @@
 //! Connection tracking over netlink: one dump, then a delete per stale entry. Spawning `conntrack -D` would cost a dump for
 //! each entry.
 
-use super::{Conntrack, ConntrackError, Flow, Sweep};
-use crate::proxy::model::Protocol;
-use crate::proxy::rules::Family;
+use super::cleanup::{Flow, Sweep};
+use super::{Conntrack, ConntrackError};
+use crate::proxy::table::Family;
+use crate::services::Protocol;
 use bytes::BytesMut;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
@@ -20,7 +21,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// The network namespace of the thread that sweeps.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Netlink;
+pub(crate) struct Netlink;
 
 impl Conntrack for Netlink {
     fn sweep(&self, family: Family, sweep: &Sweep) -> Result<u64, ConntrackError> {
@@ -37,7 +38,7 @@ impl Conntrack for Netlink {
             connection.request(family, NLM_F_ACK, ConntrackMessage::Delete(identity))?;
             match connection.answers(|_| {}) {
                 Ok(()) => deleted += 1,
-                // Ended by itself meanwhile.
+                // It has ended by itself.
                 Err(ConntrackError::Refused { source }) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -73,7 +74,7 @@ impl Connection {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(|source| ConntrackError::Ask { source })?;
+        self.socket.send(&bytes, 0).map_err(|source| ConntrackError::Send { source })?;
         Ok(())
     }
 
@@ -105,7 +106,7 @@ impl Connection {
     }
 }
 
-/// What a delete must name: the original tuple, and whatever else tells the entry from a later one of the same tuple (its
+/// What a delete must name: the original tuple, and what distinguishes the entry from a later one of the same tuple (its
 /// zone and its number).
 fn identity(attributes: Vec<ConntrackAttribute>) -> Vec<ConntrackAttribute> {
     const CTA_ID: u16 = 12;
@@ -153,5 +154,5 @@ fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
     }
     let (client, destination) = addresses(original)?;
     let (replier, _) = addresses(reply)?;
-    Some(Flow { transport: protocol?, client, destination: (destination, port?).into(), replier })
+    Some(Flow { protocol: protocol?, client, destination: (destination, port?).into(), replier })
 }

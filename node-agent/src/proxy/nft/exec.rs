@@ -1,8 +1,10 @@
 //! The `nft` program. It is spawned for each transaction (4–10 ms); text is the one interface of nft 1.0.6 that can say
 //! everything the rules need.
 
-use super::{Listing, Netfilter, NetfilterError};
-use crate::proxy::rules::{Family, Map, Remembered, TABLE, TenantKey};
+use super::listing::{self, Listing};
+use super::objects::{AffinityEntry, Map, TABLE, TenantMap, Transaction};
+use super::{Netfilter, NetfilterError};
+use crate::proxy::table::{Family, TenantKey};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -10,13 +12,13 @@ use tokio::process::Command;
 
 /// Thirty thousand Services load in about a second; a kernel that takes longer than this has stopped.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Of nft's complaint: it repeats the offending line, which can be megabytes long.
+/// Of nft's message: it repeats the offending line, which can be megabytes long.
 const STDERR_CHARS: usize = 2_000;
 
 #[derive(Clone, Debug)]
-pub struct Nft {
+pub(crate) struct Nft {
     /// Looked up in `PATH`.
-    pub program: String,
+    program: String,
 }
 
 impl Default for Nft {
@@ -50,8 +52,8 @@ impl Nft {
         let (fed, output) = tokio::time::timeout(LIMIT, async { tokio::join!(feeding, child.wait_with_output()) })
             .await
             .map_err(|_| NetfilterError::Timeout { program: program(), limit: LIMIT })?;
-        fed.map_err(|source| NetfilterError::Talk { program: program(), source })?;
-        let output = output.map_err(|source| NetfilterError::Talk { program: program(), source })?;
+        fed.map_err(|source| NetfilterError::Io { program: program(), source })?;
+        let output = output.map_err(|source| NetfilterError::Io { program: program(), source })?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -66,8 +68,8 @@ impl Nft {
 
 #[async_trait::async_trait]
 impl Netfilter for Nft {
-    async fn apply(&self, transaction: &str) -> Result<(), NetfilterError> {
-        self.run(&["--file", "-"], transaction).await.map(drop)
+    async fn apply(&self, transaction: &Transaction) -> Result<(), NetfilterError> {
+        self.run(&["--file", "-"], &transaction.to_string()).await.map(drop)
     }
 
     async fn list(&self, family: Family) -> Result<Listing, NetfilterError> {
@@ -76,16 +78,16 @@ impl Netfilter for Nft {
         }
         // Terse: without elements. The proxy's table only, because a host tool's table may hold what this nft cannot print.
         let objects = self.list_json(&["--terse", "list", "table", family.word(), TABLE]).await?;
-        let sources = self.list_json(&["list", "map", family.word(), TABLE, "sources"]).await;
-        super::listing::read(&objects, sources.ok().as_deref())
+        let sources = self.list_json(&["list", "map", family.word(), TABLE, &Map::Sources.name()]).await;
+        listing::read(&objects, sources.ok().as_deref())
     }
 
     async fn is_present(&self, family: Family) -> Result<bool, NetfilterError> {
-        super::listing::has_table(&self.list_json(&["list", "tables", family.word()]).await?)
+        listing::has_table(&self.list_json(&["list", "tables", family.word()]).await?)
     }
 
-    async fn remembered(&self, family: Family, tenant: &TenantKey) -> Result<Vec<Remembered>, NetfilterError> {
-        let map = Map::Affinity.name(tenant);
-        super::listing::remembered(&self.list_json(&["list", "map", family.word(), TABLE, &map]).await?)
+    async fn affinity(&self, family: Family, tenant: &TenantKey) -> Result<Vec<AffinityEntry>, NetfilterError> {
+        let map = TenantMap::Affinity.of(tenant).name();
+        listing::affinity(&self.list_json(&["list", "map", family.word(), TABLE, &map]).await?)
     }
 }

@@ -1,10 +1,9 @@
-//! The driver over a packet filter in memory: when it writes, and what it does when that fails.
+//! The writer over a packet filter in memory: when it writes, and what it does when that fails.
 
 use super::FOREIGN_HOLD;
 use crate::proxy::conntrack::Untouched;
-use crate::proxy::model::ServiceTable;
-use crate::proxy::netfilter::{Fake, Listing, Netfilter};
-use crate::proxy::rules::{Family, Installed, InstalledTenant, TenantKey};
+use crate::proxy::nft::{Approach, FakeNetfilter, Kernel, Netfilter, plan};
+use crate::proxy::table::{Family, NodeTable, ServiceTable, TenantKey};
 use crate::proxy::{BridgeProbe, Proxy, ProxyConfig};
 use nestling_crds::names::TenantUid;
 use nestling_runtime::metrics::Metrics;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-fn start(fake: &Arc<Fake>) -> Proxy {
+fn start(fake: &Arc<FakeNetfilter>) -> Proxy {
     let config = ProxyConfig {
         netfilter: Arc::clone(fake) as Arc<dyn Netfilter>,
         conntrack: Arc::new(Untouched),
@@ -37,9 +36,26 @@ fn table(ranges: &[&str]) -> Arc<ServiceTable> {
     Arc::new(ServiceTable { is_closed: false, ..ServiceTable::closed(ranges.iter().map(|range| range.parse().unwrap())) })
 }
 
+/// The kernel as a former process left it, with a pod for each tenant.
+fn left_behind(tenants: &[(&str, u8)]) -> Kernel {
+    let desired = NodeTable {
+        tenants: tenants.iter().map(|(name, _)| (TenantKey::of(&uid(name)), Some(table(&["10.96.0.0/16"])))).collect(),
+        sources: tenants.iter().map(|(name, last)| (pod(*last), TenantKey::of(&uid(name)))).collect(),
+        bridges: None,
+    };
+    let mut kernel = Kernel::default();
+    kernel.apply(&plan(Family::V4, Approach::Change, None, &desired).0).unwrap();
+    kernel
+}
+
+/// A table that another version made.
+fn another_layout() -> Kernel {
+    Kernel { has_table: true, chains: [("layout-0".to_owned(), vec![])].into(), ..Kernel::default() }
+}
+
 #[tokio::test(start_paused = true)]
 async fn changes_that_come_together_are_one_transaction() {
-    let fake = Arc::new(Fake::default());
+    let fake = Arc::new(FakeNetfilter::default());
     let proxy = start(&fake);
     for tenant in 0..50 {
         proxy.set_services(&uid(&tenant.to_string()), &table(&["10.96.0.0/16"]));
@@ -50,7 +66,7 @@ async fn changes_that_come_together_are_one_transaction() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_pod_does_not_wait() {
-    let fake = Arc::new(Fake::default());
+    let fake = Arc::new(FakeNetfilter::default());
     let proxy = start(&fake);
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     proxy.settled().await;
@@ -63,7 +79,7 @@ async fn a_new_pod_does_not_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn after_a_failure_the_table_is_replaced() {
-    let fake = Arc::new(Fake::default());
+    let fake = Arc::new(FakeNetfilter::default());
     let proxy = start(&fake);
     proxy.keep_only([uid("a")].into());
     proxy.set_sources(&uid("a"), &[pod(1)].into());
@@ -80,14 +96,8 @@ async fn after_a_failure_the_table_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn rules_of_tenants_that_are_not_known_yet_stay() {
-    let fake = Arc::new(Fake::default());
-    let key = |name: &str| TenantKey::of(&uid(name));
-    let installed = Installed {
-        tenants: [(key("a"), InstalledTenant::default()), (key("b"), InstalledTenant::default())].into(),
-        sources: [(pod(1), key("a")), (pod(2), key("b"))].into(),
-        bridges: None,
-    };
-    fake.inherit(Family::V4, Listing::Inherited(installed));
+    let fake = Arc::new(FakeNetfilter::default());
+    fake.inherit(Family::V4, left_behind(&[("a", 1), ("b", 2)]));
     let proxy = start(&fake);
     proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.set_sources(&uid("a"), &[pod(1)].into());
@@ -95,6 +105,7 @@ async fn rules_of_tenants_that_are_not_known_yet_stay() {
     proxy.settled().await;
     let text = fake.applied().concat();
     assert!(text.contains("services-a") && !text.contains("-b") && !text.contains("delete"), "{text}");
+    assert_eq!(fake.kernel(Family::V4).maps["sources"].len(), 2);
 
     proxy.keep_only([uid("a")].into());
     proxy.settled().await;
@@ -107,8 +118,8 @@ async fn rules_of_tenants_that_are_not_known_yet_stay() {
 
 #[tokio::test(start_paused = true)]
 async fn a_table_of_another_version_stays_until_all_is_known() {
-    let fake = Arc::new(Fake::default());
-    fake.inherit(Family::V4, Listing::Foreign);
+    let fake = Arc::new(FakeNetfilter::default());
+    fake.inherit(Family::V4, another_layout());
     let proxy = start(&fake);
     proxy.keep_only([uid("a"), uid("b")].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
@@ -118,20 +129,20 @@ async fn a_table_of_another_version_stays_until_all_is_known() {
     proxy.settled().await;
     assert!(fake.applied()[0].starts_with("add table ip nestling\ndelete table ip nestling\n"), "the hold has ended");
 
-    let fake = Arc::new(Fake::default());
-    fake.inherit(Family::V4, Listing::Foreign);
+    let fake = Arc::new(FakeNetfilter::default());
+    fake.inherit(Family::V4, another_layout());
     let proxy = start(&fake);
     proxy.keep_only([uid("a")].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     proxy.set_sources(&uid("a"), &[pod(1)].into());
     let begun = Instant::now();
     proxy.settled().await;
-    assert!(begun.elapsed() < FOREIGN_HOLD, "nobody else to wait for");
+    assert!(begun.elapsed() < FOREIGN_HOLD, "no other tenant to wait for");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_that_leaves_takes_its_rules_along() {
-    let fake = Arc::new(Fake::default());
+async fn the_rules_of_a_tenant_that_leaves_are_removed() {
+    let fake = Arc::new(FakeNetfilter::default());
     let proxy = start(&fake);
     proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.set_sources(&uid("a"), &[pod(1)].into());
@@ -147,8 +158,8 @@ async fn a_tenant_that_leaves_takes_its_rules_along() {
 
 #[tokio::test(start_paused = true)]
 async fn a_foreign_table_stays_while_the_operator_is_away() {
-    let fake = Arc::new(Fake::default());
-    fake.inherit(Family::V4, Listing::Foreign);
+    let fake = Arc::new(FakeNetfilter::default());
+    fake.inherit(Family::V4, another_layout());
     let proxy = start(&fake);
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     tokio::time::sleep(3 * FOREIGN_HOLD).await;
@@ -157,11 +168,11 @@ async fn a_foreign_table_stays_while_the_operator_is_away() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_has_rules_from_its_sandbox_on() {
-    let fake = Arc::new(Fake::default());
+    let fake = Arc::new(FakeNetfilter::default());
     let proxy = start(&fake);
     proxy.announce("s", &uid("a"), [pod(1)].into());
     proxy.settled().await;
-    assert!(fake.applied().is_empty(), "nobody knows the tenant's ranges");
+    assert!(fake.applied().is_empty(), "the tenant's ranges are not known");
     proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.settled().await;
     assert!(fake.applied()[0].contains("add element ip nestling sources { 10.0.0.1 : goto tenant-a }"));
@@ -173,9 +184,10 @@ async fn a_pod_has_rules_from_its_sandbox_on() {
 #[tokio::test(start_paused = true)]
 async fn readiness_waits_for_the_packet_filter() {
     let readiness = nestling_runtime::readiness::Readiness::default();
-    let fake = Arc::new(Fake::default());
-    let config = ProxyConfig { netfilter: Arc::clone(&fake) as Arc<dyn Netfilter>, ..ProxyConfig::kernel(Metrics::default()) };
-    let proxy = Proxy::start(ProxyConfig { ready: Some(readiness.pending("rules")), ..config }, CancellationToken::new());
+    let fake = Arc::new(FakeNetfilter::default());
+    let config = ProxyConfig::kernel(Metrics::default(), Some(readiness.pending("rules")));
+    let config = ProxyConfig { netfilter: Arc::clone(&fake) as Arc<dyn Netfilter>, ..config };
+    let proxy = Proxy::start(config, CancellationToken::new());
     assert!(!readiness.is_ready());
     proxy.expect(&uid("a"), &[]);
     proxy.settled().await;
@@ -185,10 +197,8 @@ async fn readiness_waits_for_the_packet_filter() {
 /// The listing is such as no transaction fits: a former process made the objects differently under the same names.
 #[tokio::test(start_paused = true)]
 async fn inherited_rules_that_cannot_be_changed_are_replaced() {
-    let fake = Arc::new(Fake::default());
-    let key = TenantKey::of(&uid("a"));
-    let installed = Installed { tenants: [(key, InstalledTenant::default())].into(), ..Installed::default() };
-    fake.inherit(Family::V4, Listing::Inherited(installed));
+    let fake = Arc::new(FakeNetfilter::default());
+    fake.inherit(Family::V4, left_behind(&[("a", 1)]));
     let proxy = start(&fake);
     fake.fail(2);
     proxy.expect(&uid("b"), &["10.96.0.0/16".parse().unwrap()]);
