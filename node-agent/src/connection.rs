@@ -107,13 +107,14 @@ fn pool(roots: RootCertStore, certificate: Certificate) -> Pool<HttpsConnector<H
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::Ca;
     use http_body_util::{BodyExt as _, StreamBody};
     use hyper::body::Frame;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use k8s_openapi::api::core::v1::ConfigMap;
     use kube::Api;
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rcgen::CertificateParams;
     use rustls::server::WebPkiClientVerifier;
     use std::convert::Infallible;
     use tokio::net::TcpListener;
@@ -121,31 +122,14 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
     use tokio_stream::wrappers::ReceiverStream;
 
-    struct Ca {
-        pem: String,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    fn ca() -> Ca {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Ca { pem, issuer: Issuer::new(params, key) }
-    }
-
     fn leaf(ca: &Ca, common_name: &str, names: Vec<String>) -> Certificate {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        let chain = params.signed_by(&key, &ca.issuer).unwrap().pem();
-        Certificate::from_pem(chain.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+        ca.sign(CertificateParams::new(names).unwrap(), common_name).install()
     }
 
     /// Answers every GET of a ConfigMap with the caller's common name; a path with `watch` gets a body that `lines` feeds.
     async fn apiserver(ca: &Ca, lines: mpsc::Receiver<bytes::Bytes>) -> String {
         tls::install_provider();
-        let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca.pem.as_bytes()).unwrap())).build().unwrap();
+        let verifier = WebPkiClientVerifier::builder(Arc::new(tls::roots(ca.pem().as_bytes()).unwrap())).build().unwrap();
         let serving = Arc::new(leaf(ca, "apiserver", vec!["127.0.0.1".into()]));
         let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(serving, Some(verifier), &[])));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -183,10 +167,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_new_certificate_is_shown_at_once_and_streams_go_on() {
-        let ca = ca();
+        let ca = Ca::new("ca");
         let (feed, lines) = mpsc::channel(1);
         let endpoint = apiserver(&ca, lines).await;
-        let mut connection = Connection::new(&endpoint, ca.pem.as_bytes(), leaf(&ca, "first", vec![])).unwrap();
+        let mut connection = Connection::new(&endpoint, ca.pem().as_bytes(), leaf(&ca, "first", vec![])).unwrap();
         let maps: Api<ConfigMap> = Api::default_namespaced(connection.client());
         assert_eq!(maps.get("x").await.unwrap().metadata.name.as_deref(), Some("first"));
         let watch = Request::get(format!("{endpoint}/watch")).body(Body::empty()).unwrap();

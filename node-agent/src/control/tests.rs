@@ -3,6 +3,7 @@
 
 use super::identity::{self, Purpose};
 use super::{Change, Operator, tenants};
+use crate::fixtures::Ca;
 use http::{Request as HttpRequest, Response as HttpResponse};
 use kube::Client;
 use kube::client::Body;
@@ -15,7 +16,7 @@ use nestling_crds::names::TenantUid;
 use nestling_runtime::control::ControlArgs;
 use nestling_runtime::readiness::Readiness;
 use nestling_runtime::tls::{self, Certificate};
-use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, DnType};
 use rustls::client::ResolvesClientCert as _;
 use rustls_pki_types::CertificateSigningRequestDer;
 use std::convert::Infallible;
@@ -30,19 +31,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 const NAME: &str = "nestling-operator.nestling-system.svc";
-
-struct Ca {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-fn ca() -> Ca {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let pem = params.self_signed(&key).unwrap().pem();
-    Ca { pem, issuer: Issuer::new(params, key) }
-}
 
 type Told = Result<WatchEvent, Status>;
 
@@ -83,7 +71,7 @@ impl Control for FakeOperator {
         let der = CertificateSigningRequestDer::from(request.csr_der);
         let mut csr = CertificateSigningRequestParams::from_der(&der).unwrap();
         csr.params.distinguished_name.push(DnType::CommonName, "system:node:worker-7");
-        let leaf = csr.signed_by(&self.ca.issuer).unwrap();
+        let leaf = csr.signed_by(&self.ca.0).unwrap();
         let not_after = jiff::Timestamp::now().as_second() + 3600;
         Ok(Response::new(SignResponse { chain_pem: leaf.pem(), not_after }))
     }
@@ -95,9 +83,8 @@ impl Control for FakeOperator {
 
 /// Serves until aborted.
 fn serve(operator: &FakeOperator, listener: TcpListener) -> JoinHandle<()> {
-    let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec![NAME.to_owned()]).unwrap().signed_by(&key, &operator.ca.issuer).unwrap();
-    let certificate = Arc::new(Certificate::from_pem(leaf.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap());
+    let params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+    let certificate = Arc::new(operator.ca.sign(params, NAME).install());
     let config = Arc::new(tls::server_config(certificate, None, &[tls::ALPN_H2]));
     let service = ControlServer::new(operator.clone());
     tokio::spawn(async move {
@@ -107,7 +94,7 @@ fn serve(operator: &FakeOperator, listener: TcpListener) -> JoinHandle<()> {
 
 /// A host API that knows the installation's ConfigMap and nothing else.
 fn host(ca: &Ca) -> Client {
-    let data = serde_json::json!({"control-ca.crt": ca.pem, "kubelet-client-ca.crt": ca.pem});
+    let data = serde_json::json!({"control-ca.crt": ca.pem(), "kubelet-client-ca.crt": ca.pem()});
     let map = serde_json::json!({"metadata": {"name": "nestling-installation-ca"}, "data": data}).to_string();
     let service = tower::service_fn(move |request: HttpRequest<Body>| {
         assert_eq!(request.uri().path(), "/api/v1/namespaces/nestling-system/configmaps/nestling-installation-ca");
@@ -127,7 +114,7 @@ struct World {
 
 async fn world(events: Vec<Event>) -> World {
     tls::install_provider();
-    let ca = Arc::new(ca());
+    let ca = Arc::new(Ca::new("control"));
     let fake = FakeOperator { ca: ca.clone(), events: Arc::new(Mutex::new(events)), later: Arc::default() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Bounds on what callers may hold of the agent, so that one tenant cannot take the kubelet API from the others.
+//! Bounds on the connections of callers, so that one tenant cannot exhaust the kubelet API for the others.
 
 use nestling_crds::names::TenantUid;
 use std::collections::HashMap;
@@ -37,25 +37,25 @@ impl Default for Limits {
 }
 
 /// Counts each tenant's connections.
-pub struct PerTenant {
+pub(super) struct PerTenant {
     most: usize,
     held: Mutex<HashMap<TenantUid, usize>>,
 }
 
 /// One connection's place, among all and among its tenant's; given back when dropped.
-pub struct Slot {
+pub(super) struct Slot {
     tenant: TenantUid,
     of: Arc<PerTenant>,
     _among_all: OwnedSemaphorePermit,
 }
 
 impl PerTenant {
-    pub fn new(most: usize) -> Arc<Self> {
+    pub(super) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, held: Mutex::default() })
     }
 
     /// None when the tenant holds all it may; the place among all is given back then.
-    pub fn take(self: &Arc<Self>, tenant: &TenantUid, among_all: OwnedSemaphorePermit) -> Option<Slot> {
+    pub(super) fn take(self: &Arc<Self>, tenant: &TenantUid, among_all: OwnedSemaphorePermit) -> Option<Slot> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = held.entry(tenant.clone()).or_default();
         if *count >= self.most {

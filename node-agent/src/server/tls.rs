@@ -1,26 +1,36 @@
-//! TLS of the kubelet API: a serving certificate that may be renewed, and client certificates that are always asked for
-//! and verified against a bundle that may change.
+//! TLS of the kubelet API: a serving certificate that may be renewed, client certificates that are always required and
+//! verified against a bundle that may change, and the [`Caller`] that a client certificate names.
 
+use jiff::Timestamp;
+use nestling_crds::names::TenantUid;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("the client CA bundle cannot be read")]
+    #[error("the client CA bundle cannot be parsed")]
     Bundle(#[source] nestling_runtime::tls::CertificateError),
-    #[error("the client CA bundle makes no verifier")]
+    #[error("no verifier can be built from the client CA bundle")]
     Verifier(#[source] rustls::server::VerifierBuilderError),
     #[error("the cryptography provider lacks a TLS version")]
     Protocol(#[source] rustls::Error),
 }
 
-/// The certificate authorities that callers' certificates must come from: the installation's kubelet-client CA. Clones
-/// share one bundle. Until the first [`ClientCas::replace`] nobody is let in.
+/// The certificate authorities that callers' certificates must chain to: the installation's kubelet-client CA. Clones
+/// share one bundle. Until the first [`ClientCas::replace`] every handshake is refused.
 #[derive(Clone, Debug)]
 pub struct ClientCas {
     provider: Arc<CryptoProvider>,
@@ -34,7 +44,7 @@ impl Default for ClientCas {
 }
 
 impl ClientCas {
-    /// Takes a PEM bundle for all handshakes from now on. On an error the former bundle stays.
+    /// Verifies all later handshakes against this PEM bundle. On an error the former bundle stays in use.
     pub fn replace(&self, pem: &[u8]) -> Result<(), TlsError> {
         let roots = nestling_runtime::tls::roots(pem).map_err(TlsError::Bundle)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build();
@@ -87,8 +97,8 @@ impl ClientCertVerifier for ClientCas {
 }
 
 /// The server's side of TLS. HTTP/1.1 alone, since SPDY and WebSocket upgrades need it; no resumption, since a resumed
-/// session would not be verified against the bundle of now.
-pub fn server_config(serving: Arc<dyn ResolvesServerCert>, clients: ClientCas) -> Result<ServerConfig, TlsError> {
+/// session would not be verified against the current bundle.
+pub(super) fn server_config(serving: Arc<dyn ResolvesServerCert>, clients: ClientCas) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(clients.provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Protocol)?
@@ -98,4 +108,115 @@ pub fn server_config(serving: Arc<dyn ResolvesServerCert>, clients: ClientCas) -
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    #[error("the TLS handshake was not finished within {0:?}")]
+    Deadline(Duration),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("the client certificate names no caller")]
+    ClientCert(#[from] ClientCertError),
+}
+
+/// The handshake, within `limit`, and whom the verified client certificate names.
+pub(super) async fn accept(tls: &TlsAcceptor, tcp: TcpStream, limit: Duration) -> Result<(TlsStream<TcpStream>, Caller), HandshakeError> {
+    let handshake = tokio::time::timeout(limit, tls.accept(tcp));
+    let stream = handshake.await.map_err(|_| HandshakeError::Deadline(limit))?.map_err(HandshakeError::Tls)?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let caller = Caller::from_certificate(certificate.map_or(&[], |certificate| certificate.as_ref()))?;
+    Ok((stream, caller))
+}
+
+/// Prefix of the URI that names the tenant in a client certificate; the tenant's UID follows.
+const TENANT_URI: &str = "nestling://tenants/";
+/// Every caller with a verified certificate is in this group.
+const AUTHENTICATED: &str = "system:authenticated";
+
+/// Who calls, as the client certificate states it. The certificate must have been verified against the installation's
+/// kubelet-client CA, whose key the operator alone holds: only then can its tenant be trusted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Caller {
+    pub(super) tenant: TenantUid,
+    pub(super) user: String,
+    pub(super) groups: Vec<String>,
+    /// When the certificate expires; a connection may outlive it.
+    pub(super) not_after: Timestamp,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientCertError {
+    #[error("the client certificate cannot be parsed")]
+    Parse(#[source] x509_parser::error::X509Error),
+    #[error("the client certificate carries no tenant URI, or more than one")]
+    NoTenantUri,
+    #[error("the client certificate has no common name")]
+    NoUser,
+    #[error("the client certificate's notAfter is out of range")]
+    NotAfter,
+}
+
+impl Caller {
+    fn from_certificate(der: &[u8]) -> Result<Self, ClientCertError> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| match error {
+            x509_parser::nom::Err::Error(error) | x509_parser::nom::Err::Failure(error) => ClientCertError::Parse(error),
+            x509_parser::nom::Err::Incomplete(_) => ClientCertError::Parse(x509_parser::error::X509Error::InvalidCertificate),
+        })?;
+        let mut tenants = certificate
+            .subject_alternative_name()
+            .map_err(ClientCertError::Parse)?
+            .into_iter()
+            .flat_map(|extension| &extension.value.general_names)
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => uri.strip_prefix(TENANT_URI),
+                _ => None,
+            });
+        let tenant = match (tenants.next(), tenants.next()) {
+            (Some(tenant), None) if !tenant.is_empty() && !tenant.contains('/') => TenantUid::new(tenant),
+            _ => return Err(ClientCertError::NoTenantUri),
+        };
+        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+        let user = certificate.subject().iter_common_name().next().and_then(text).filter(|user| !user.is_empty());
+        let groups = certificate.subject().iter_organization().filter_map(text).chain([AUTHENTICATED.to_owned()]).collect();
+        let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp()).map_err(|_| ClientCertError::NotAfter)?;
+        Ok(Self { tenant, user: user.ok_or(ClientCertError::NoUser)?, groups, not_after })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    fn certificate(user: Option<&str>, uris: &[&str]) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(user) = user {
+            params.distinguished_name.push(DnType::CommonName, user);
+        }
+        params.distinguished_name.push(DnType::OrganizationName, "system:masters");
+        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn reads_tenant_user_and_groups() {
+        let caller = Caller::from_certificate(&certificate(Some("kubelet-client"), &["https://other", "nestling://tenants/u-1"])).unwrap();
+        assert_eq!(caller.tenant, TenantUid::new("u-1"));
+        assert_eq!(caller.user, "kubelet-client");
+        assert_eq!(caller.groups, ["system:masters", "system:authenticated"]);
+        assert_eq!(caller.not_after, "2040-01-01T00:00:00Z".parse().unwrap());
+    }
+
+    #[test]
+    fn refuses_certificates_that_name_not_exactly_one_tenant() {
+        for uris in [&[][..], &["nestling://tenants/"], &["nestling://tenants/a/b"], &["nestling://tenants/a", "nestling://tenants/b"]] {
+            let error = Caller::from_certificate(&certificate(Some("x"), uris)).unwrap_err();
+            assert!(matches!(error, ClientCertError::NoTenantUri), "{uris:?}: {error}");
+        }
+        assert!(matches!(Caller::from_certificate(&certificate(None, &["nestling://tenants/a"])), Err(ClientCertError::NoUser)));
+        assert!(matches!(Caller::from_certificate(b"no certificate"), Err(ClientCertError::Parse(_))));
+    }
 }

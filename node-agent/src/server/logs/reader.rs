@@ -1,9 +1,8 @@
 //! Walks a log file and, when it is followed, waits for more: through rotation, until the container has ended.
 
-use super::emit::Emitter;
-use super::options::LogOptions;
 use super::record::Format;
-use super::source::{LogFile, LogRoots};
+use super::select::{Emitter, LogOptions};
+use super::source::{LogFile, LogRoots, SourceError};
 use crate::cri::{Cri, v1};
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -36,7 +35,7 @@ enum Phase {
     Done,
 }
 
-pub struct LogReader {
+pub(super) struct LogReader {
     path: PathBuf,
     inode: u64,
     file: File,
@@ -55,7 +54,7 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    pub fn new(source: LogFile, options: LogOptions, roots: LogRoots, cri: Arc<dyn Cri>, container_id: String) -> Self {
+    pub(super) fn new(source: LogFile, options: LogOptions, roots: LogRoots, cri: Arc<dyn Cri>, container_id: String) -> Self {
         Self {
             path: source.path,
             inode: source.inode,
@@ -74,7 +73,7 @@ impl LogReader {
     }
 
     /// The next bytes to send, as soon as there are any; None at the end. Cancel-safe between calls only.
-    pub async fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+    pub(super) async fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
         let mut out = BytesMut::new();
         loop {
             self.take_records(&mut out)?;
@@ -193,7 +192,7 @@ impl LogReader {
                 self.in_long_record = false;
                 Ok(())
             }
-            Err(super::source::SourceError::Open(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(SourceError::Open(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(io::Error::other(error)),
         }
     }

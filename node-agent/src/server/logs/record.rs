@@ -5,24 +5,24 @@ use serde::Deserialize;
 use std::borrow::Cow;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
+pub(super) enum Stream {
     Stdout,
     Stderr,
 }
 
 /// A record: a whole line of the container's output with its newline, or a fragment of one without.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    pub at: Timestamp,
+pub(super) struct Record<'a> {
+    pub(super) at: Timestamp,
     /// The time as it was written, in its own zone.
-    pub at_text: Cow<'a, str>,
-    pub stream: Stream,
-    pub payload: Cow<'a, [u8]>,
+    pub(super) at_text: Cow<'a, str>,
+    pub(super) stream: Stream,
+    pub(super) payload: Cow<'a, [u8]>,
 }
 
 /// How a file's records are written. A file has one form throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(super) enum Format {
     /// `<RFC 3339 time> <stdout|stderr> <tags> <payload>\n`; the first tag `P` marks a fragment.
     Cri,
     /// `{"log": …, "stream": …, "time": …}\n`
@@ -31,12 +31,12 @@ pub enum Format {
 
 impl Format {
     /// The form that a file's first record has.
-    pub fn of(line: &[u8]) -> Option<Self> {
+    pub(super) fn of(line: &[u8]) -> Option<Self> {
         [Self::Cri, Self::DockerJson].into_iter().find(|format| format.parse(line).is_some())
     }
 
     /// None when the line is not a record; such a line is skipped.
-    pub fn parse(self, line: &[u8]) -> Option<Record<'_>> {
+    pub(super) fn parse(self, line: &[u8]) -> Option<Record<'_>> {
         match self {
             Self::Cri => cri(line),
             Self::DockerJson => docker_json(line),
@@ -82,7 +82,7 @@ fn docker_json(line: &[u8]) -> Option<Record<'_>> {
 }
 
 /// The time with exactly nine digits of a second and `Z` for UTC: timestamps in a log line up.
-pub fn nine_digits(at_text: &str) -> String {
+pub(super) fn nine_digits(at_text: &str) -> String {
     let (seconds, rest) = match at_text.split_once('.') {
         Some((seconds, rest)) => (seconds, rest),
         // `2026-01-02T03:04:05` is 19 bytes; the zone follows.
@@ -151,6 +151,25 @@ mod tests {
         fn any_bytes_are_a_record_or_none(line in proptest::collection::vec(proptest::num::u8::ANY, 0..200), text in ".{0,40}") {
             let _ = Format::of(&line);
             let _ = nine_digits(&text);
+        }
+
+        /// What a runtime writes is read back: any payload, a fragment without its newline.
+        #[test]
+        fn a_written_record_is_read_back(payload in proptest::collection::vec(proptest::num::u8::ANY, 0..300), partial in proptest::bool::ANY, stderr in proptest::bool::ANY) {
+            let payload: Vec<u8> = payload.into_iter().filter(|byte| *byte != b'\n').collect();
+            let (stream, name, tag) = (if stderr { Stream::Stderr } else { Stream::Stdout }, if stderr { "stderr" } else { "stdout" }, if partial { "P" } else { "F" });
+            let line = [format!("2026-01-02T03:04:05.1Z {name} {tag} ").as_bytes(), &payload, b"\n"].concat();
+            let record = Format::Cri.parse(&line).unwrap();
+            let expected = if partial { payload } else { [&payload[..], b"\n"].concat() };
+            proptest::prop_assert_eq!((record.stream, record.payload.as_ref()), (stream, &expected[..]));
+        }
+
+        #[test]
+        fn almost_records_do_not_panic(time in "[-0-9T:.Z+]{0,40}", rest in proptest::collection::vec(proptest::num::u8::ANY, 0..80)) {
+            let line = [time.as_bytes(), b" stdout ", &rest].concat();
+            if let Some(record) = Format::of(&line).and_then(|format| format.parse(&line)) {
+                let _ = nine_digits(&record.at_text);
+            }
         }
     }
 }

@@ -1,19 +1,18 @@
-//! Which container's log is meant, and its file.
+//! From a container's name to its log: the container whose log is meant, its file, and the offset of the last records.
 
-use super::tail;
 use crate::cri::CriError;
 use crate::server::pods;
 use k8s_openapi::api::core::v1::Pod;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why there is no log, in the words of a kubelet (`validateContainerLogStatus`): clients and tests look for them.
+/// Why there is no log, in the words of a kubelet (`validateContainerLogStatus`), on which clients and tests depend.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoLog {
+pub(super) enum NoLog {
     #[error("container {container:?} in pod {pod:?} is not available")]
     NotAvailable { pod: String, container: String },
     #[error("previous terminated container {container:?} in pod {pod:?} not found")]
@@ -28,11 +27,11 @@ pub enum NoLog {
 
 /// `<runtime>://<id>`, as a pod's status has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerId(String);
+pub(super) struct ContainerId(String);
 
 impl ContainerId {
     /// The runtime's own name of the container.
-    pub fn bare(&self) -> &str {
+    pub(super) fn bare(&self) -> &str {
         self.0.split_once("://").map_or(self.0.as_str(), |(_, id)| id)
     }
 }
@@ -44,7 +43,7 @@ impl fmt::Display for ContainerId {
 }
 
 /// The container whose log is meant by a name. `pod_name` is the tenant's.
-pub fn container_id(pod: &Pod, pod_name: &str, container: &str, previous: bool) -> Result<ContainerId, NoLog> {
+pub(super) fn container_id(pod: &Pod, pod_name: &str, container: &str, previous: bool) -> Result<ContainerId, NoLog> {
     let names = || (pod_name.to_owned(), container.to_owned());
     let not_available = || {
         let (pod, container) = names();
@@ -91,7 +90,7 @@ pub fn container_id(pod: &Pod, pod_name: &str, container: &str, previous: bool) 
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(super) enum SourceError {
     #[error("unable to retrieve container logs for {id}")]
     Status {
         id: String,
@@ -109,29 +108,29 @@ pub enum SourceError {
         #[source]
         source: io::Error,
     },
-    #[error("reading the log was given up")]
+    #[error("the task that opens the log file ended")]
     Task(#[source] tokio::task::JoinError),
 }
 
 /// The directories below which container logs lie, symlinks resolved: `/var/log/pods`, and Docker's own where
 /// cri-dockerd links there.
 #[derive(Clone, Debug)]
-pub struct LogRoots(Arc<[PathBuf]>);
+pub(in crate::server) struct LogRoots(Arc<[PathBuf]>);
 
 /// An open log file and which file it is.
-pub struct LogFile {
-    pub path: PathBuf,
-    pub file: File,
-    pub inode: u64,
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    pub(super) inode: u64,
 }
 
 impl LogRoots {
-    pub fn new(roots: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(in crate::server) fn new(roots: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(roots.into_iter().collect())
     }
 
     /// Opens the file, placed at its last `tail` records or at its start.
-    pub async fn open(&self, path: PathBuf, tail: Option<u64>) -> Result<LogFile, SourceError> {
+    pub(super) async fn open(&self, path: PathBuf, tail: Option<u64>) -> Result<LogFile, SourceError> {
         let roots = self.clone();
         tokio::task::spawn_blocking(move || roots.open_blocking(&path, tail)).await.map_err(SourceError::Task)?
     }
@@ -151,11 +150,37 @@ impl LogRoots {
         }
         if let Some(records) = tail {
             let failed = |source| SourceError::Tail { records, source };
-            let start = tail::start_of_last(&mut file, records).map_err(failed)?;
+            let start = start_of_last(&mut file, records).map_err(failed)?;
             file.seek(SeekFrom::Start(start)).map_err(failed)?;
         }
         Ok(LogFile { path: resolved, file, inode: metadata.ino() })
     }
+}
+
+/// Bytes read at once when looking for the last records.
+const BLOCK: u64 = 64 * 1024;
+
+/// Offset at which the last `records` records begin. A record at the end without its newline does not count, and comes
+/// after those that do. Blocking: reads backwards through the file, in blocks.
+fn start_of_last(file: &mut (impl Read + Seek), records: u64) -> io::Result<u64> {
+    let mut right = file.seek(SeekFrom::End(0))?;
+    let mut newlines = 0;
+    let mut block = Vec::new();
+    while right > 0 {
+        let left = right.saturating_sub(BLOCK);
+        block.clear();
+        file.seek(SeekFrom::Start(left))?;
+        // Another process may cut the file short meanwhile; less is read then.
+        file.by_ref().take(right - left).read_to_end(&mut block)?;
+        for (index, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            if newlines == records {
+                return Ok(left + index as u64 + 1);
+            }
+            newlines += 1;
+        }
+        right = left;
+    }
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -163,7 +188,7 @@ mod tests {
     use super::*;
     use rstest::rstest;
     use serde_json::{Value, json};
-    use std::io::Read;
+    use std::io::Cursor;
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "host"}, "status": {"containerStatuses": [status]}})).unwrap()
@@ -219,5 +244,35 @@ mod tests {
         let mut text = String::new();
         roots.open(pods.join("inner.log"), Some(1)).await.unwrap().file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "b\n");
+    }
+
+    #[rstest]
+    #[case("", 3, "")]
+    #[case("a\nb\nc\n", 0, "")]
+    #[case("a\nb\nc\n", 1, "c\n")]
+    #[case("a\nb\nc\n", 2, "b\nc\n")]
+    #[case("a\nb\nc\n", 3, "a\nb\nc\n")]
+    #[case("a\nb\nc\n", 9, "a\nb\nc\n")]
+    #[case("a\nb\nc", 0, "c")]
+    #[case("a\nb\nc", 1, "b\nc")]
+    #[case("no newline", 1, "no newline")]
+    fn finds_the_last_records(#[case] content: &str, #[case] records: u64, #[case] expected: &str) {
+        let start = start_of_last(&mut Cursor::new(content), records).unwrap();
+        assert_eq!(&content[usize::try_from(start).unwrap()..], expected);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_reading_it_all(lines in proptest::collection::vec(0usize..100_000, 0..8), records in 0u64..10, open in proptest::bool::ANY) {
+            let mut content = lines.iter().map(|length| "x".repeat(*length)).collect::<Vec<_>>().join("\n");
+            if !open {
+                content.push('\n');
+            }
+            let start = usize::try_from(start_of_last(&mut Cursor::new(&content), records).unwrap()).unwrap();
+            let ended = content.matches('\n').count() as u64;
+            let skipped = content[..start].matches('\n').count() as u64;
+            proptest::prop_assert_eq!(skipped, ended.saturating_sub(records));
+            proptest::prop_assert!(start == 0 || content.as_bytes()[start - 1] == b'\n');
+        }
     }
 }

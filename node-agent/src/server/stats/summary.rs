@@ -10,130 +10,130 @@ use serde::Serialize;
 use std::ops::Deref;
 
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Summary {
-    pub node: NodeStats,
-    pub pods: Vec<PodStats>,
+pub(super) struct Summary {
+    pub(super) node: NodeStats,
+    pub(super) pods: Vec<PodStats>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeStats {
-    pub node_name: String,
-    pub start_time: Option<Timestamp>,
+pub(super) struct NodeStats {
+    pub(super) node_name: String,
+    pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<Cpu>,
+    pub(super) cpu: Option<Cpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub(super) memory: Option<Memory>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PodStats {
-    pub pod_ref: PodReference,
-    pub start_time: Option<Timestamp>,
-    pub containers: Vec<ContainerStats>,
+pub(super) struct PodStats {
+    pub(super) pod_ref: PodReference,
+    pub(super) start_time: Option<Timestamp>,
+    pub(super) containers: Vec<ContainerStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<Cpu>,
+    pub(super) cpu: Option<Cpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub(super) memory: Option<Memory>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub network: Option<Network>,
+    pub(super) network: Option<Network>,
     #[serde(rename = "process_stats", skip_serializing_if = "Option::is_none")]
-    pub process_stats: Option<Processes>,
+    pub(super) process_stats: Option<Processes>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-pub struct PodReference {
-    pub name: String,
-    pub namespace: String,
-    pub uid: String,
+pub(super) struct PodReference {
+    pub(super) name: String,
+    pub(super) namespace: String,
+    pub(super) uid: String,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ContainerStats {
-    pub name: String,
-    pub start_time: Option<Timestamp>,
+pub(super) struct ContainerStats {
+    pub(super) name: String,
+    pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cpu: Option<Cpu>,
+    pub(super) cpu: Option<Cpu>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<Memory>,
+    pub(super) memory: Option<Memory>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub swap: Option<Swap>,
+    pub(super) swap: Option<Swap>,
 }
 
 /// Use of the processor: nanoseconds of one core's time, in all and per second lately.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Cpu {
-    pub time: Timestamp,
+pub(super) struct Cpu {
+    pub(super) time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage_nano_cores: Option<u64>,
+    pub(super) usage_nano_cores: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage_core_nano_seconds: Option<u64>,
+    pub(super) usage_core_nano_seconds: Option<u64>,
 }
 
 /// In bytes, faults in pages.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Memory {
-    pub time: Timestamp,
+pub(super) struct Memory {
+    pub(super) time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub available_bytes: Option<u64>,
+    pub(super) available_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage_bytes: Option<u64>,
+    pub(super) usage_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub working_set_bytes: Option<u64>,
+    pub(super) working_set_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rss_bytes: Option<u64>,
+    pub(super) rss_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub page_faults: Option<u64>,
+    pub(super) page_faults: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub major_page_faults: Option<u64>,
+    pub(super) major_page_faults: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Swap {
-    pub time: Timestamp,
+pub(super) struct Swap {
+    pub(super) time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub swap_available_bytes: Option<u64>,
+    pub(super) swap_available_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub swap_usage_bytes: Option<u64>,
+    pub(super) swap_usage_bytes: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Network {
-    pub time: Timestamp,
+pub(super) struct Network {
+    pub(super) time: Timestamp,
     #[serde(flatten)]
-    pub default: Interface,
-    pub interfaces: Vec<Interface>,
+    pub(super) default: Interface,
+    pub(super) interfaces: Vec<Interface>,
 }
 
 #[derive(Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Interface {
-    pub name: String,
+pub(super) struct Interface {
+    pub(super) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rx_bytes: Option<u64>,
+    pub(super) rx_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rx_errors: Option<u64>,
+    pub(super) rx_errors: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tx_bytes: Option<u64>,
+    pub(super) tx_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tx_errors: Option<u64>,
+    pub(super) tx_errors: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Processes {
+pub(super) struct Processes {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub process_count: Option<u64>,
+    pub(super) process_count: Option<u64>,
 }
 
 impl Summary {
     /// `measured`: the tenant's pods with their sandboxes' figures.
-    pub fn new<P: Deref<Target = Pod>>(node: &str, measured: &[(P, v1::PodSandboxStats)]) -> Self {
+    pub(super) fn new<P: Deref<Target = Pod>>(node: &str, measured: &[(P, v1::PodSandboxStats)]) -> Self {
         let mut pods: Vec<PodStats> = measured.iter().map(|(pod, stats)| PodStats::new(pod, stats)).collect();
         pods.sort_by(|a, b| (&a.pod_ref.namespace, &a.pod_ref.name).cmp(&(&b.pod_ref.namespace, &b.pod_ref.name)));
         let node = NodeStats {
@@ -173,7 +173,7 @@ impl ContainerStats {
     /// None for a container that the pod does not name.
     fn new(pod: &Pod, stats: &v1::ContainerStats) -> Option<Self> {
         let name = &stats.attributes.as_ref()?.metadata.as_ref()?.name;
-        pods::container_spec(pod, name)?;
+        pods::has_tty(pod, name)?;
         let running = pods::container_status(pod, name).and_then(|status| status.state.as_ref()?.running.as_ref()?.started_at.as_ref());
         Some(Self {
             name: name.clone(),

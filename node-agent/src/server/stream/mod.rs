@@ -1,183 +1,245 @@
 //! `exec`, `attach`, `portForward` and `run`.
 //!
-//! The first three are streams. The runtime is asked for a URL good for one use; [`relay`] dials it, replays the upgrade
-//! the caller asked for (SPDY or WebSocket), hands the runtime's answer back and then copies bytes both ways without
-//! looking at them, so no streaming protocol is spoken here.
+//! The first three are streams. The runtime is asked for a URL good for one use; [`Relay`] dials it, replays the upgrade
+//! that the caller requested (SPDY or WebSocket), returns the runtime's answer and then copies bytes both ways without
+//! interpreting them, so no streaming protocol is implemented here.
 
-mod options;
 mod relay;
-mod splice;
-mod target;
 
-use super::context::Context;
-use super::pods;
-use super::respond::{self, Body};
-use super::route::{ContainerPath, PodPath};
-use crate::cri::{CriError, v1};
-use crate::server::limits::Slot;
+pub(super) use relay::Relay;
+
+use super::limits::Slot;
+use super::pods::{ContainerPath, PodPath, TargetPod};
+use crate::cri::{Cri, CriError, v1};
 use crate::tenant::Tenant;
-use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
-use k8s_openapi::api::core::v1::Pod;
-use options::{StreamOptions, forwarded_ports};
+use axum::Extension;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
+use http::{HeaderMap, StatusCode};
+use std::borrow::Cow;
 use std::sync::Arc;
 use tonic::Code;
 
-pub async fn exec(context: &Context, tenant: &Tenant, path: &ContainerPath, slot: Arc<Slot>, request: Request<Incoming>) -> Response<Body> {
-    let found = match find_running(context, tenant, path, &request).await {
-        Ok(found) => found,
-        Err(refusal) => return refusal,
-    };
-    let query = request.uri().query().unwrap_or_default();
+pub(super) async fn exec(
+    State(cri): State<Arc<dyn Cri>>,
+    State(relay): State<Relay>,
+    Extension(tenant): Extension<Arc<Tenant>>,
+    Extension(slot): Extension<Arc<Slot>>,
+    Path(path): Path<ContainerPath>,
+    request: Request,
+) -> Result<Response, Response> {
+    let options = StreamOptions::from_query(query(&request))?;
+    let (container_id, _) = running_container(&*cri, &tenant, &path).await?;
     let cri_request = v1::ExecRequest {
-        container_id: found.container_id,
-        cmd: options::command(query),
-        tty: found.options.tty,
-        stdin: found.options.stdin,
-        stdout: found.options.stdout,
-        stderr: found.options.stderr,
+        container_id,
+        cmd: command(query(&request)),
+        tty: options.tty,
+        stdin: options.stdin,
+        stdout: options.stdout,
+        stderr: options.stderr,
     };
-    hand_over(context, context.cri.exec(cri_request).await, slot, request).await
+    let url = cri.exec(cri_request).await.map_err(|error| refused(&error))?;
+    Ok(relay.start(&url, slot, request).await)
 }
 
-pub async fn attach(
-    context: &Context,
-    tenant: &Tenant,
-    path: &ContainerPath,
-    slot: Arc<Slot>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let found = match find_running(context, tenant, path, &request).await {
-        Ok(found) => found,
-        Err(refusal) => return refusal,
-    };
-    // Whether a running process has a terminal is its container's to say, not the caller's.
-    let cri_request = v1::AttachRequest {
-        container_id: found.container_id,
-        stdin: found.options.stdin,
-        tty: found.has_terminal,
-        stdout: found.options.stdout,
-        stderr: found.options.stderr && !found.has_terminal,
-    };
-    hand_over(context, context.cri.attach(cri_request).await, slot, request).await
+pub(super) async fn attach(
+    State(cri): State<Arc<dyn Cri>>,
+    State(relay): State<Relay>,
+    Extension(tenant): Extension<Arc<Tenant>>,
+    Extension(slot): Extension<Arc<Slot>>,
+    Path(path): Path<ContainerPath>,
+    request: Request,
+) -> Result<Response, Response> {
+    let options = StreamOptions::from_query(query(&request))?;
+    // Whether a running process has a terminal is a property of its container, not of the request.
+    let (container_id, tty) = running_container(&*cri, &tenant, &path).await?;
+    let cri_request = v1::AttachRequest { container_id, stdin: options.stdin, tty, stdout: options.stdout, stderr: options.stderr && !tty };
+    let url = cri.attach(cri_request).await.map_err(|error| refused(&error))?;
+    Ok(relay.start(&url, slot, request).await)
 }
 
-pub async fn port_forward(
-    context: &Context,
-    tenant: &Tenant,
-    path: &PodPath,
-    slot: Arc<Slot>,
-    request: Request<Incoming>,
-) -> Response<Body> {
-    let port = match forwarded_ports(request.headers(), request.uri().query().unwrap_or_default()) {
-        Ok(ports) => ports,
-        Err(error) => return respond::text(StatusCode::BAD_REQUEST, error.to_string()),
-    };
-    let Some(pod) = pods::tenant_pod(tenant, path) else {
-        return respond::text(StatusCode::NOT_FOUND, "pod does not exist");
-    };
-    let sandbox = match host_uid(tenant, &pod) {
-        Some(uid) => match pods::ready_sandbox(&*context.cri, &uid).await {
-            Ok(sandbox) => sandbox,
-            Err(error) => return failed(&error),
-        },
-        None => None,
-    };
-    let Some(sandbox) = sandbox else {
-        return respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found ({:?})", full_name(path)));
+pub(super) async fn port_forward(
+    State(cri): State<Arc<dyn Cri>>,
+    State(relay): State<Relay>,
+    Extension(tenant): Extension<Arc<Tenant>>,
+    Extension(slot): Extension<Arc<Slot>>,
+    Path(path): Path<PodPath>,
+    request: Request,
+) -> Result<Response, Response> {
+    let port = forwarded_ports(request.headers(), query(&request))?;
+    let target = TargetPod::find(&tenant, &path).ok_or_else(no_pod)?;
+    let Some(sandbox) = target.ready_sandbox(&*cri).await.map_err(|error| refused(&error))? else {
+        let full_name = format!("{}_{}", path.name, path.namespace);
+        return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found ({full_name:?})")).into_response());
     };
     let cri_request = v1::PortForwardRequest { pod_sandbox_id: sandbox.id, port };
-    hand_over(context, context.cri.port_forward(cri_request).await, slot, request).await
+    let url = cri.port_forward(cri_request).await.map_err(|error| refused(&error))?;
+    Ok(relay.start(&url, slot, request).await)
 }
 
 /// Runs a command and answers with all it wrote: an old function of the kubelet, without streams.
-pub async fn run(context: &Context, tenant: &Tenant, path: &ContainerPath, query: &str) -> Response<Body> {
-    let container_id = match container_id(context, tenant, path).await {
-        Ok(id) => id,
-        Err(refusal) => return refusal,
-    };
-    let cmd = options::run_command(query);
+pub(super) async fn run(
+    State(cri): State<Arc<dyn Cri>>,
+    Extension(tenant): Extension<Arc<Tenant>>,
+    Path(path): Path<ContainerPath>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Response> {
+    let (container_id, _) = running_container(&*cri, &tenant, &path).await?;
+    let cmd = run_command(&query.unwrap_or_default());
     let shown = cmd.join(" ");
-    match context.cri.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 0 }).await {
-        Ok(answer) if answer.exit_code == 0 => {
-            let output = [answer.stdout, answer.stderr].concat();
-            respond::with_type(StatusCode::OK, "application/json", output)
-        }
-        Ok(answer) => {
-            let text = format!("command '{shown}' exited with {}: {}", answer.exit_code, String::from_utf8_lossy(&answer.stderr));
-            respond::text(StatusCode::INTERNAL_SERVER_ERROR, text)
-        }
-        Err(error) => failed(&error),
+    let answer = cri.exec_sync(v1::ExecSyncRequest { container_id, cmd, timeout: 0 }).await.map_err(|error| refused(&error))?;
+    if answer.exit_code == 0 {
+        let output = [answer.stdout, answer.stderr].concat();
+        return Ok(([(CONTENT_TYPE, "application/json")], output).into_response());
     }
+    let text = format!("command '{shown}' exited with {}: {}", answer.exit_code, String::from_utf8_lossy(&answer.stderr));
+    Err((StatusCode::INTERNAL_SERVER_ERROR, text).into_response())
 }
 
-struct Running {
-    container_id: String,
-    options: StreamOptions,
-    /// The container was made with a terminal.
-    has_terminal: bool,
+/// The running container that a path names: its ID, and whether it has a terminal.
+async fn running_container(cri: &dyn Cri, tenant: &Tenant, path: &ContainerPath) -> Result<(String, bool), Response> {
+    let target = TargetPod::find(tenant, &path.pod).ok_or_else(no_pod)?;
+    let container = target.running_container(cri, &path.container).await.map_err(|error| refused(&error))?;
+    let text = || format!("container not found ({:?})", path.container);
+    let container = container.ok_or_else(|| (StatusCode::INTERNAL_SERVER_ERROR, text()).into_response())?;
+    Ok((container.id, target.has_tty(&path.container) == Some(true)))
 }
 
-async fn find_running(
-    context: &Context,
-    tenant: &Tenant,
-    path: &ContainerPath,
-    request: &Request<Incoming>,
-) -> Result<Running, Response<Body>> {
-    let options = StreamOptions::from_query(request.uri().query().unwrap_or_default())
-        .map_err(|error| respond::text(StatusCode::BAD_REQUEST, error.to_string()))?;
-    let container_id = container_id(context, tenant, path).await?;
-    let spec = pods::tenant_pod(tenant, &path.pod).and_then(|pod| pods::container_spec(&pod, &path.container));
-    Ok(Running { container_id, options, has_terminal: spec.is_some_and(|spec| spec.tty) })
+fn no_pod() -> Response {
+    (StatusCode::NOT_FOUND, "pod does not exist").into_response()
 }
 
-async fn container_id(context: &Context, tenant: &Tenant, path: &ContainerPath) -> Result<String, Response<Body>> {
-    let pod = pods::tenant_pod(tenant, &path.pod).ok_or_else(|| respond::text(StatusCode::NOT_FOUND, "pod does not exist"))?;
-    let container = match host_uid(tenant, &pod) {
-        // Only what the tenant's own specification names: nothing that the host adds to pods can be entered.
-        Some(uid) if pods::container_spec(&pod, &path.container).is_some() => {
-            pods::running_container(&*context.cri, &uid, &path.container).await.map_err(|error| failed(&error))?
-        }
-        _ => None,
-    };
-    let not_found = || respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({:?})", path.container));
-    Ok(container.ok_or_else(not_found)?.id)
-}
-
-fn host_uid(tenant: &Tenant, pod: &Pod) -> Option<String> {
-    pods::host_pod(tenant, pod)?.metadata.uid.clone()
-}
-
-/// A pod's name as a kubelet writes it in messages.
-fn full_name(path: &PodPath) -> String {
-    format!("{}_{}", path.name, path.namespace)
-}
-
-async fn hand_over(context: &Context, url: Result<String, CriError>, slot: Arc<Slot>, request: Request<Incoming>) -> Response<Body> {
-    let target = match url.as_deref().map(target::Target::parse) {
-        Ok(Ok(target)) => target,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the container runtime's streaming server cannot be used");
-            return respond::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-        }
-        Err(error) => return failed(error),
-    };
-    relay::relay(context, &target, slot, request).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, source = ?std::error::Error::source(&error), "stream not relayed");
-        respond::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-    })
-}
-
-/// A refusal of the runtime as a kubelet passes it on (`streaming.WriteError`).
-fn failed(error: &CriError) -> Response<Body> {
+/// An error of the runtime as a kubelet passes it on (`streaming.WriteError`).
+fn refused(error: &CriError) -> Response {
     let text = match error {
         CriError::Call { source, .. } => format!("{error}: {}", source.message()),
         _ => error.to_string(),
     };
     match error.code() {
-        Code::NotFound => respond::text(StatusCode::NOT_FOUND, text),
-        // Too many streams wait to be begun; the runtime forgets them after a minute.
-        Code::ResourceExhausted => respond::retry_after(StatusCode::TOO_MANY_REQUESTS, 60, text),
-        _ => respond::text(StatusCode::INTERNAL_SERVER_ERROR, text),
+        Code::NotFound => (StatusCode::NOT_FOUND, text).into_response(),
+        // Too many streams wait to be opened; the runtime discards them after a minute.
+        Code::ResourceExhausted => (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "60")], text).into_response(),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, text).into_response(),
+    }
+}
+
+/// Which streams a command or an attachment has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // the flags of the query, each apart from the others
+struct StreamOptions {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum OptionsError {
+    #[error("you must specify at least 1 of stdin, stdout, stderr")]
+    NoStream,
+    #[error("query parameter \"port\" is required")]
+    NoPort,
+    #[error("unable to parse {0:?} as a port")]
+    BadPort(String),
+}
+
+impl From<OptionsError> for Response {
+    fn from(error: OptionsError) -> Self {
+        (StatusCode::BAD_REQUEST, error.to_string()).into_response()
+    }
+}
+
+impl StreamOptions {
+    fn from_query(query: &str) -> Result<Self, OptionsError> {
+        let set = |key: &str| pairs(query).find(|(held, _)| held == key).is_some_and(|(_, value)| value == "1");
+        let tty = set("tty");
+        // A terminal has one output; runtimes refuse both.
+        let options = Self { stdin: set("input"), stdout: set("output"), stderr: set("error") && !tty, tty };
+        if options.stdin || options.stdout || options.stderr { Ok(options) } else { Err(OptionsError::NoStream) }
+    }
+}
+
+/// The words of the command of `exec`.
+fn command(query: &str) -> Vec<String> {
+    pairs(query).filter(|(key, _)| key == "command").map(|(_, value)| value.into_owned()).collect()
+}
+
+/// The words of the command of `run`, which has it in one parameter.
+fn run_command(query: &str) -> Vec<String> {
+    let command = pairs(query).find(|(key, _)| key == "cmd").map(|(_, value)| value.into_owned()).unwrap_or_default();
+    command.split(' ').map(str::to_owned).collect()
+}
+
+/// The ports that a WebSocket names beforehand. SPDY names them stream by stream, so there are none then.
+fn forwarded_ports(headers: &HeaderMap, query: &str) -> Result<Vec<i32>, OptionsError> {
+    let is_websocket = headers.get(UPGRADE).is_some_and(|upgrade| upgrade.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !is_websocket {
+        return Ok(vec![]);
+    }
+    let mut ports = vec![];
+    for (_, value) in pairs(query).filter(|(key, _)| key == "port") {
+        for port in value.split(',') {
+            match port.parse::<u16>() {
+                Ok(port) if port > 0 => ports.push(i32::from(port)),
+                _ => return Err(OptionsError::BadPort(value.into_owned())),
+            }
+        }
+    }
+    if ports.is_empty() { Err(OptionsError::NoPort) } else { Ok(ports) }
+}
+
+fn query(request: &Request) -> &str {
+    request.uri().query().unwrap_or_default()
+}
+
+fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+    form_urlencoded::parse(query.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("output=1&error=1", Ok((false, true, true, false)))]
+    #[case("input=1&output=1&error=1&tty=1", Ok((true, true, false, true)))]
+    #[case("output=true", Err(OptionsError::NoStream))]
+    #[case("error=1&tty=1", Err(OptionsError::NoStream))]
+    #[case("", Err(OptionsError::NoStream))]
+    fn streams(#[case] query: &str, #[case] expected: Result<(bool, bool, bool, bool), OptionsError>) {
+        let options = StreamOptions::from_query(query);
+        assert_eq!(options.map(|options| (options.stdin, options.stdout, options.stderr, options.tty)), expected);
+    }
+
+    #[test]
+    fn commands() {
+        assert_eq!(command("command=sh&command=-c&command=echo+a%20b&output=1"), ["sh", "-c", "echo a b"]);
+        assert_eq!(run_command("cmd=ls%20-l+%2F"), ["ls", "-l", "/"]);
+    }
+
+    #[rstest]
+    #[case("websocket", "port=80&port=81,82", Ok(vec![80, 81, 82]))]
+    #[case("WebSocket", "port=0", Err(OptionsError::BadPort("0".into())))]
+    #[case("websocket", "port=", Err(OptionsError::BadPort(String::new())))]
+    #[case("websocket", "port=70000", Err(OptionsError::BadPort("70000".into())))]
+    #[case("websocket", "", Err(OptionsError::NoPort))]
+    #[case("SPDY/3.1", "port=80", Ok(vec![]))]
+    fn ports(#[case] upgrade: &str, #[case] query: &str, #[case] expected: Result<Vec<i32>, OptionsError>) {
+        let headers = HeaderMap::from_iter([(UPGRADE, upgrade.parse().unwrap())]);
+        assert_eq!(forwarded_ports(&headers, query), expected);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_query_is_decoded_or_refused(query in "((input|output|error|tty|port|cmd|command)=[-0-9a-z%+,]{0,12}&?){0,4}\\PC{0,20}") {
+            let options = StreamOptions::from_query(&query);
+            proptest::prop_assert!(options.is_ok_and(|options| !(options.tty && options.stderr)) || StreamOptions::from_query(&query).is_err());
+            let headers = HeaderMap::from_iter([(UPGRADE, "websocket".parse().unwrap())]);
+            let ports = forwarded_ports(&headers, &query);
+            proptest::prop_assert!(ports.map_or(true, |ports| !ports.is_empty() && ports.iter().all(|port| (1..=65535).contains(port))));
+            let _ = (command(&query), run_command(&query));
+        }
     }
 }

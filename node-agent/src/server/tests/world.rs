@@ -2,8 +2,10 @@
 
 use crate::cri::fake::FakeCri;
 use crate::cri::{Cri, labels as cri_labels, v1};
+pub(super) use crate::fixtures::{Ca, NODE};
+use crate::fixtures::{Pair, tenant_spec, tenant_with};
 use crate::server::{ClientCas, Limits, Server, ServerConfig};
-use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
+use crate::tenant::{StoreWriters, Tenant, TenantSpec, Tenants};
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -12,11 +14,11 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus};
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::reflector::store::{Writer, store};
+use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::Event;
 use nestling_crds::labels;
-use nestling_crds::names::{HostName, NodeName, TenantUid, WorkloadNamespace};
-use rcgen::{CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use nestling_crds::names::{HostName, TenantUid, WorkloadNamespace};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 use rustls::RootCertStore;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use serde_json::json;
@@ -29,42 +31,17 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-pub const NODE: &str = "node-1";
-pub const USER: &str = "kube-apiserver-kubelet-client";
-
-pub struct Ca(CertifiedIssuer<'static, KeyPair>);
-
-impl Ca {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.as_ref().pem()
-    }
-}
-
-/// A key and its certificate.
-pub struct Pair {
-    certificate: rcgen::Certificate,
-    key: KeyPair,
-}
+pub(super) const USER: &str = "kube-apiserver-kubelet-client";
 
 fn leaf(ca: &Ca, user: &str, san: SanType, usage: ExtendedKeyUsagePurpose) -> Pair {
     let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, user);
     params.subject_alt_names = vec![san];
     params.extended_key_usages = vec![usage];
-    let key = KeyPair::generate().unwrap();
-    Pair { certificate: params.signed_by(&key, &ca.0).unwrap(), key }
+    ca.sign(params, user)
 }
 
 /// What a tenant's apiserver shows a kubelet.
-pub fn client_pair(ca: &Ca, tenant: &str) -> Pair {
+pub(super) fn client_pair(ca: &Ca, tenant: &str) -> Pair {
     let uri = SanType::URI(format!("nestling://tenants/{tenant}").try_into().unwrap());
     leaf(ca, USER, uri, ExtendedKeyUsagePurpose::ClientAuth)
 }
@@ -72,64 +49,44 @@ pub fn client_pair(ca: &Ca, tenant: &str) -> Pair {
 type Allow = Box<dyn Fn(&SubjectAccessReviewSpec) -> bool + Send>;
 
 /// Who may do what, decided by a test; asked questions are kept.
-pub struct Reviews {
-    pub asked: Mutex<Vec<SubjectAccessReviewSpec>>,
-    pub allow: Mutex<Allow>,
-    pub down: Mutex<bool>,
+pub(super) struct Reviews {
+    pub(super) asked: Mutex<Vec<SubjectAccessReviewSpec>>,
+    pub(super) allow: Mutex<Allow>,
+    pub(super) down: Mutex<bool>,
 }
 
-pub struct TestTenant {
-    pub uid: &'static str,
-    pub tenant: Arc<Tenant>,
-    pub reviews: Arc<Reviews>,
-    pub pods: Writer<Pod>,
-    pub host_pods: Writer<Pod>,
+pub(super) struct TestTenant {
+    pub(super) uid: &'static str,
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) reviews: Arc<Reviews>,
+    pub(super) pods: Writer<Pod>,
+    pub(super) host_pods: Writer<Pod>,
 }
 
 impl TestTenant {
     fn new(uid: &'static str) -> Self {
         let reviews = Arc::new(Reviews { asked: Mutex::default(), allow: Mutex::new(Box::new(|_| true)), down: Mutex::new(false) });
         let client = review_client(reviews.clone());
-        let ((tenant_store, mut pods), (host_store, mut host_pods)) = (store(), store());
+        let uid_name = TenantUid::new(uid);
+        let workload_namespace = WorkloadNamespace::for_cluster("team", "dev", &uid_name);
+        let (tenant, writers) = tenant_with(TenantSpec { uid: uid_name, workload_namespace, ..tenant_spec() }, &client);
+        let StoreWriters { tenant: mut pods, host: mut host_pods } = writers;
         for writer in [&mut pods, &mut host_pods] {
             writer.apply_watcher_event(&Event::Init);
             writer.apply_watcher_event(&Event::InitDone);
         }
-        let uid_name = TenantUid::new(uid);
-        let tenant = Tenant {
-            spec: TenantSpec {
-                workload_namespace: WorkloadNamespace::for_cluster("team", "dev", &uid_name),
-                uid: uid_name,
-                namespace: "team".into(),
-                name: "dev".into(),
-                endpoint: "https://127.0.0.1:6443".into(),
-                ca_bundle: vec![],
-                service_cidrs: vec![],
-                dns_address: "10.0.0.10".parse().unwrap(),
-                kubernetes_address: "10.0.0.1".parse().unwrap(),
-                cluster_domain: "cluster.local".into(),
-                version: "v1.37.2".into(),
-                capacity: std::collections::BTreeMap::new(),
-                draining: false,
-            },
-            node: NodeName::new(NODE),
-            kubelet: client.clone(),
-            proxy: client.clone(),
-            host: client,
-            stores: PodStores { tenant: tenant_store, host: host_store },
-        };
-        Self { uid, tenant: Arc::new(tenant), reviews, pods, host_pods }
+        Self { uid, tenant, reviews, pods, host_pods }
     }
 
-    pub fn host_uid(&self) -> String {
+    pub(super) fn host_uid(&self) -> String {
         format!("host-of-{}", self.uid)
     }
 
-    pub fn sandbox_id(&self) -> String {
+    pub(super) fn sandbox_id(&self) -> String {
         format!("sandbox-{}", self.uid)
     }
 
-    pub fn container_id(&self) -> String {
+    pub(super) fn container_id(&self) -> String {
         format!("container-{}", self.uid)
     }
 
@@ -238,31 +195,31 @@ fn review_client(reviews: Arc<Reviews>) -> kube::Client {
     kube::Client::new(service, "default")
 }
 
-pub struct World {
-    pub a: TestTenant,
-    pub b: TestTenant,
-    pub cri: Arc<FakeCri>,
-    pub tenants: Tenants,
-    pub kubelet_clients: Ca,
-    pub client_cas: ClientCas,
-    pub dir: tempfile::TempDir,
-    pub addr: SocketAddr,
+pub(super) struct World {
+    pub(super) a: TestTenant,
+    pub(super) b: TestTenant,
+    pub(super) cri: Arc<FakeCri>,
+    pub(super) tenants: Tenants,
+    pub(super) kubelet_clients: Ca,
+    pub(super) client_cas: ClientCas,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) addr: SocketAddr,
     serving: Ca,
     shutdown: CancellationToken,
     server: JoinHandle<()>,
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with_limits(Limits::default()).await
     }
 
-    pub async fn with_limits(limits: Limits) -> Self {
+    pub(super) async fn with_limits(limits: Limits) -> Self {
         Self::with_runtime(limits, None, &[]).await
     }
 
     /// With a runtime other than the fake, whose logs lie below `log_roots`.
-    pub async fn with_runtime(limits: Limits, runtime: Option<Arc<dyn Cri>>, log_roots: &[&str]) -> Self {
+    pub(super) async fn with_runtime(limits: Limits, runtime: Option<Arc<dyn Cri>>, log_roots: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cri = Arc::new(FakeCri::default());
         let tenants = Tenants::default();
@@ -275,10 +232,9 @@ impl World {
         let (serving, kubelet_clients, client_cas) = (Ca::new("node-serving"), Ca::new("kubelet-client"), ClientCas::default());
         client_cas.replace(kubelet_clients.pem().as_bytes()).unwrap();
         let pair = leaf(&serving, "node", SanType::IpAddress(Ipv4Addr::LOCALHOST.into()), ExtendedKeyUsagePurpose::ServerAuth);
-        let pair = nestling_runtime::tls::Certificate::from_pem(pair.certificate.pem().as_bytes(), pair.key.serialize_pem().as_bytes());
         let config = ServerConfig {
             addr: (Ipv4Addr::LOCALHOST, 0).into(),
-            serving: Arc::new(pair.unwrap()),
+            serving: Arc::new(pair.install()),
             client_cas: client_cas.clone(),
             tenants: tenants.clone(),
             cri: runtime.unwrap_or_else(|| cri.clone()),
@@ -293,11 +249,11 @@ impl World {
     }
 
     /// A connection as the given tenant's apiserver.
-    pub async fn client(&self, tenant: &str) -> Client {
+    pub(super) async fn client(&self, tenant: &str) -> Client {
         self.connect(Some(client_pair(&self.kubelet_clients, tenant))).await.unwrap()
     }
 
-    pub async fn connect(&self, pair: Option<Pair>) -> std::io::Result<Client> {
+    pub(super) async fn connect(&self, pair: Option<Pair>) -> std::io::Result<Client> {
         let mut roots = RootCertStore::empty();
         roots.add(self.serving.0.as_ref().der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -319,32 +275,32 @@ impl World {
     }
 
     /// One request on a connection of its own.
-    pub async fn get(&self, tenant: &str, path: &str) -> (StatusCode, String) {
+    pub(super) async fn get(&self, tenant: &str, path: &str) -> (StatusCode, String) {
         self.client(tenant).await.call("GET", path).await
     }
 
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         self.shutdown.cancel();
     }
 
-    pub async fn stopped(self) {
+    pub(super) async fn stopped(self) {
         self.shutdown.cancel();
         self.server.await.unwrap();
     }
 }
 
-pub struct Client {
+pub(super) struct Client {
     sender: hyper::client::conn::http1::SendRequest<Empty<Bytes>>,
     connection: JoinHandle<Result<(), String>>,
 }
 
 impl Client {
-    pub async fn send(&mut self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    pub(super) async fn send(&mut self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
         self.sender.send_request(request).await
     }
 
     /// The whole answer.
-    pub async fn call(&mut self, method: &str, path: &str) -> (StatusCode, String) {
+    pub(super) async fn call(&mut self, method: &str, path: &str) -> (StatusCode, String) {
         let request = Request::builder().method(method).uri(path).header("host", "node").body(Empty::new()).unwrap();
         let response = self.send(request).await.unwrap();
         let status = response.status();
@@ -353,7 +309,12 @@ impl Client {
     }
 
     /// An upgrade that is granted: the headers of the answer, and the stream.
-    pub async fn upgrade(&mut self, method: &str, path: &str, protocol: &str) -> Result<(http::HeaderMap, Upgraded), (StatusCode, String)> {
+    pub(super) async fn upgrade(
+        &mut self,
+        method: &str,
+        path: &str,
+        protocol: &str,
+    ) -> Result<(http::HeaderMap, Upgraded), (StatusCode, String)> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -385,7 +346,7 @@ impl Client {
     }
 
     /// Waits for the server to end the connection.
-    pub async fn closed(self) {
+    pub(super) async fn closed(self) {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(10), self.connection).await.expect("closed in time");
     }
 }
