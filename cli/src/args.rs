@@ -21,11 +21,11 @@ enum Verb {
     /// List tenant clusters
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show what a tenant cluster is, what state it is in and what it waits for
+    /// Show the spec, status and events of a tenant cluster
     Describe(describe::DescribeArgs),
 }
 
-/// Does what the command line asks for.
+/// Runs the verb of the command line.
 pub async fn run() -> Result<()> {
     let Args { host, verb } = Args::parse();
     match verb {

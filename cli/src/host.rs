@@ -1,4 +1,4 @@
-//! The way to the host cluster, with kubectl's own flags.
+//! Access to the host cluster, with kubectl's own flags.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -26,7 +26,7 @@ pub struct HostArgs {
     namespace: Option<String>,
 }
 
-/// The host cluster, and the namespace that is meant when none is named.
+/// The host cluster, and the namespace of the command.
 pub struct Host {
     pub client: Client,
     pub namespace: String,
@@ -44,7 +44,7 @@ impl Host {
         Ok(Self { client, namespace })
     }
 
-    /// The `VirtualCluster` of that name, or an error that says what is missing.
+    /// The `VirtualCluster` of that name, or an error that names what is missing.
     pub async fn virtual_cluster(&self, name: &str) -> Result<VirtualCluster> {
         let api: Api<VirtualCluster> = Api::namespaced(self.client.clone(), &self.namespace);
         match api.get(name).await {
@@ -64,7 +64,7 @@ impl Host {
     }
 }
 
-/// What to say when the host does not know the API.
+/// The error when the host does not serve the API.
 pub const NOT_INSTALLED: &str = "this cluster has no VirtualClusters (nestling.dev/v1alpha1): Nestling is not installed in it, \
                                  or the kubeconfig points at another cluster, e.g. a tenant";
 

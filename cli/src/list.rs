@@ -1,7 +1,6 @@
 //! `kubectl nestling list`.
 
 use crate::{
-    age,
     host::{Host, HostArgs, NOT_INSTALLED, is_api_missing},
     table,
 };
@@ -57,7 +56,7 @@ fn columns(cluster: &VirtualCluster, now: Timestamp) -> Vec<String> {
         ready.map_or_else(|| "Unknown".to_owned(), |condition| condition.status.clone()),
         format!("{}/{}", status.nodes.ready, status.nodes.total),
         status.endpoint.unwrap_or_else(none),
-        age::since(created, now),
+        table::age(created, now),
     ]
 }
 

@@ -1,10 +1,9 @@
 //! Wiring: the command line, and what runs.
 
+use crate::apiserver::{WaitArgs, client, wait};
 use crate::cloud;
-use crate::kubeconfig;
 use crate::node::NodeController;
 use crate::selection::{Choice, Controller, is_on};
-use crate::wait::{WaitArgs, wait};
 use anyhow::Context as _;
 use nestling_crds::labels::CLOUD_CONTROLLER;
 use nestling_runtime::control::ControlArgs;
@@ -39,7 +38,7 @@ pub struct Cli {
 
 #[derive(Clone, Debug, clap::Subcommand)]
 enum Command {
-    /// Wait for an apiserver, then end.
+    /// Wait for an apiserver, then exit.
     Wait(WaitArgs),
 }
 
@@ -71,7 +70,7 @@ impl Cli {
         &self.telemetry
     }
 
-    /// Waiting answers no probes, so it must not take a port from anybody.
+    /// Waiting answers no probes, so it must not occupy a port.
     pub fn admin(&self) -> SocketAddr {
         if self.command.is_some() { (Ipv4Addr::LOCALHOST, 0).into() } else { self.run.admin_address }
     }
@@ -84,9 +83,9 @@ impl Cli {
     }
 }
 
-/// Runs the controllers until asked to leave, or until the lease is lost.
+/// Runs the controllers until shutdown, or until the lease is lost.
 async fn control(args: RunArgs, process: Process) -> anyhow::Result<()> {
-    let client = kubeconfig::client(&args.kubeconfig.context("no --kubeconfig")?, true).await?;
+    let client = client(&args.kubeconfig.context("no --kubeconfig")?, true).await?;
     let mut lease = Lease::hold(client.clone(), LeaseParams::new(LEASE_NAMESPACE, LEASE, &identity(), CLOUD_CONTROLLER));
     let leadership = lease.leadership();
     let (sender, cloud) = watch::channel(None);
@@ -110,7 +109,7 @@ async fn control(args: RunArgs, process: Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Host name and something random, as upstream's: a pod that is started again is somebody else.
+/// Host name and something random, as upstream's: a restarted pod is another holder.
 fn identity() -> String {
     let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "cloud-controller-manager".into());
     format!("{host}_{:016x}", RandomState::new().build_hasher().finish())

@@ -1,4 +1,4 @@
-//! Which controllers run, as `--controllers` of every Kubernetes controller manager says it: names, `-name` for off, `*`
+//! Which controllers run, as in `--controllers` of every Kubernetes controller manager: names, `-name` for off, `*`
 //! for all that are on by default (`k8s.io/controller-manager/pkg/genericcontrollermanager`, `IsControllerEnabled`).
 
 use std::fmt;

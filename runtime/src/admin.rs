@@ -20,13 +20,13 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Binds the address at once, so that a port in use is an error of the start; the returned future serves until dropped.
+/// Binds the address at once, so that a port in use is a startup error; the returned future serves until dropped.
 pub async fn bind(address: SocketAddr, readiness: Readiness, metrics: Metrics) -> Result<impl Future<Output = ()>, BindError> {
     let listener = TcpListener::bind(address).await.map_err(|source| BindError { address, source })?;
     let router = router(readiness, metrics);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the admin endpoints have ended");
+            tracing::error!(%error, "admin endpoints stopped");
         }
     })
 }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_in_use_is_an_error_of_the_start() {
+    async fn a_port_in_use_is_a_startup_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let bound = bind(listener.local_addr().unwrap(), Readiness::default(), Metrics::default()).await;
         assert!(bound.err().unwrap().to_string().contains("cannot listen on 127.0.0.1"));

@@ -1,19 +1,26 @@
-//! The way to the operator's control API, for node agents and cloud controller managers.
+//! Clients of the operator's control API: connections, calls and streams, for node agents and cloud controller managers.
 
+use crate::backoff::Backoff;
+use crate::error::chain;
 use nestling_control_api::consts::{CONTROL_PORT, SYSTEM_NAMESPACE, TOKEN_PATH, control_url};
 use nestling_control_api::v1alpha1::control_client::ControlClient;
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Response, Status};
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// A peer that vanished without a word is noticed after both.
+/// A connection whose peer has vanished is given up after both.
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
+/// Limit of a unary call, and of the opening of a stream.
+const CALL: Duration = Duration::from_secs(15);
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
 
 /// Flags for reaching the operator, to be flattened into a program's arguments.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,7 +33,7 @@ pub struct ControlArgs {
     #[arg(long, env = "NESTLING_OPERATOR_ADDRESS", value_name = "IP")]
     pub operator_address: Option<IpAddr>,
 
-    /// File with the projected service-account token for the control API; read anew for each call.
+    /// File with the projected service-account token for the control API; read for each call.
     #[arg(long, env = "NESTLING_OPERATOR_TOKEN_FILE", default_value = TOKEN_PATH, value_name = "FILE")]
     pub operator_token_file: PathBuf,
 }
@@ -45,9 +52,52 @@ pub enum ControlError {
     },
     #[error("the token is not a bearer token")]
     TokenFormat(#[source] InvalidMetadataValue),
+    #[error("the operator did not answer within {CALL:?}")]
+    Deadline,
+    #[error("the operator refused the call")]
+    Refused(#[source] Box<Status>),
+    #[error("the stream from the operator broke")]
+    Broken(#[source] Box<Status>),
 }
 
-/// A connection to the operator: made when first used, and again whenever it broke.
+impl ControlError {
+    /// The error of a stream that had been opened.
+    pub fn broken(status: Status) -> Self {
+        Self::Broken(Box::new(status))
+    }
+}
+
+/// Waits for the answer to a call, for at most 15 s; for a stream that is its beginning.
+pub async fn call<T>(answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, ControlError> {
+    let answer = tokio::time::timeout(CALL, answer).await.map_err(|_| ControlError::Deadline)?;
+    answer.map(Response::into_inner).map_err(|status| ControlError::Refused(Box::new(status)))
+}
+
+/// Runs `session` again and again, for ever; it opens a stream, reads it until it ends, and sets its flag once it has all
+/// that there is. A session that ends without an error after that is followed by the next one at once: the operator ends
+/// streams regularly, so that callers present a current token. Else a growing pause comes before the next one, and a
+/// warning that names `what` is watched.
+pub async fn keep_open<E: Error + 'static>(what: &'static str, mut session: impl AsyncFnMut(&mut bool) -> Result<(), E>) {
+    let mut backoff = Backoff::new(RETRY, RETRY_AT_MOST);
+    loop {
+        let mut synced = false;
+        let ended = session(&mut synced).await;
+        if synced {
+            backoff.succeeded();
+        }
+        match ended {
+            Ok(()) if synced => tracing::debug!(what, "the operator ended the stream; opening the next one"),
+            ended => {
+                let pause = backoff.failed();
+                let error = ended.err().map_or_else(|| "the stream ended early".to_owned(), |error| chain(&error));
+                tracing::warn!(what, error, ?pause, "control API watch failed; serving the last known state");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// A connection to the operator: made when first used, and again whenever it breaks.
 #[derive(Clone, Debug)]
 pub struct Control {
     channel: Channel,
@@ -113,8 +163,24 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_opened_again_at_once_only_after_it_was_complete() {
+        let mut sessions = 0;
+        let start = tokio::time::Instant::now();
+        let mut times = Vec::new();
+        let limit = Duration::from_secs(1);
+        let endless = keep_open("test", async |synced: &mut bool| {
+            sessions += 1;
+            times.push(start.elapsed().as_millis());
+            *synced = sessions == 2;
+            if sessions == 3 { Err(ControlError::Deadline) } else { Ok(()) }
+        });
+        assert!(tokio::time::timeout(limit, endless).await.is_err());
+        assert_eq!(times, [0, 200, 200, 400, 800], "200 ms after a failure, nothing after a full session, then doubling");
+    }
+
     #[tokio::test]
-    async fn each_call_reads_the_token_anew() {
+    async fn each_call_reads_the_token_file() {
         crate::tls::install_provider();
         let file = tempfile::NamedTempFile::new().unwrap();
         let key = rcgen::KeyPair::generate().unwrap();

@@ -22,7 +22,7 @@ pub const DEADLINE: Duration = Duration::from_secs(15);
 enum CallError {
     #[error("no answer within {DEADLINE:?}")]
     Deadline,
-    #[error("the object has no UID, so it cannot be told from one that took its name")]
+    #[error("the object has no UID, so it cannot be distinguished from another of its name")]
     NoUid,
 }
 

@@ -1,7 +1,7 @@
-//! What every Nestling program needs once, so that none of them has its own variant of it.
+//! What every Nestling program needs once, so that it exists once.
 //!
 //! [`process::run`] is the outermost frame: it sets up [`telemetry`], serves the [`admin`] endpoints, watches for signals
-//! ([`shutdown`]) and runs the program with a [`process::Process`] in its hand. From there a program takes [`readiness`]
+//! ([`shutdown`]) and runs the program with a [`process::Process`]. From there a program takes [`readiness`]
 //! handles, registers [`metrics`], holds a [`lease`] while it writes, calls Kubernetes APIs through [`kube`](mod@kube),
 //! works on objects from a [`queue`], spaces retries with [`backoff`] and reaches the operator through [`control`] over
 //! certificates from [`tls`].
@@ -19,4 +19,6 @@ pub mod readiness;
 pub mod shutdown;
 mod sync;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tls;

@@ -22,7 +22,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Adds families under `nestling_<subsystem>_`; what `add` returns (usually the families) is handed back.
+    /// Adds families under `nestling_<subsystem>_`; returns what `add` returns, usually the families.
     pub fn register<T>(&self, subsystem: &str, add: impl FnOnce(&mut Registry) -> T) -> T {
         add(self.lock().sub_registry_with_prefix(subsystem))
     }

@@ -1,4 +1,4 @@
-//! The outermost frame of a program: what stands around its `run` function is the same for all of them.
+//! The outermost frame of a program, the same for all of them around their `run` functions.
 
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
@@ -12,17 +12,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What a program gets from its frame.
+/// What a program is given by its frame.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
-    /// Cancelled by the first signal; cancelling it makes the program leave.
+    /// Cancelled by the first signal; cancelling it makes the program drain and return.
     pub shutdown: CancellationToken,
     pub readiness: Readiness,
     pub metrics: Metrics,
 }
 
 /// Runs `program` on a runtime of its own: installs logs and the crypto provider, serves the admin endpoints on `admin`,
-/// and gives the program `drain` to return once it has been asked to leave. An error is written to standard error with
+/// and gives the program `drain` to return after the first signal. An error is written to standard error with
 /// all its causes, once.
 pub fn run<F>(telemetry: &TelemetryArgs, admin: SocketAddr, drain: Duration, program: impl FnOnce(Process) -> F) -> ExitCode
 where
@@ -49,10 +49,10 @@ where
         let signals = signals().context("cannot listen for signals")?;
         let endpoints = admin::bind(admin, process.readiness.clone(), process.metrics.clone()).await?;
         let endpoints = tokio::spawn(endpoints);
-        let leaving = tokio::spawn(unready_when_leaving(process.clone()));
+        let draining = tokio::spawn(unready_while_draining(process.clone()));
         let result = supervise(signals, process.shutdown.clone(), drain, program(process)).await;
         endpoints.abort();
-        leaving.abort();
+        draining.abort();
         result?
     });
     // Blocking calls that are still under way (DNS, files) must not hold the process.
@@ -60,8 +60,8 @@ where
     result
 }
 
-/// A draining process gets no new work: `/readyz` says so until the end.
-async fn unready_when_leaving(process: Process) {
+/// A draining process is to get no new work: `/readyz` fails until the end.
+async fn unready_while_draining(process: Process) {
     process.shutdown.cancelled().await;
     let _draining = process.readiness.pending("draining");
     std::future::pending::<()>().await;
@@ -74,7 +74,7 @@ mod tests {
     #[tokio::test]
     async fn a_draining_process_is_not_ready() {
         let process = Process::default();
-        let task = tokio::spawn(unready_when_leaving(process.clone()));
+        let task = tokio::spawn(unready_while_draining(process.clone()));
         assert!(process.readiness.is_ready());
         process.shutdown.cancel();
         while process.readiness.is_ready() {

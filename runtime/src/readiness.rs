@@ -1,5 +1,5 @@
-//! Readiness as handles: whoever needs time to get ready takes a named handle, and the process is ready when no handle
-//! is left. So a new component cannot be forgotten, and `/readyz` can say what is being waited for.
+//! Readiness as handles: a component that needs time to become ready takes a named handle, and the process is ready when
+//! no handle is left. So no component can be forgotten, and `/readyz` lists what is pending.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ struct Waiting {
     names: BTreeMap<u64, String>,
 }
 
-/// Something that is not ready yet; dropping it says that it is.
+/// Something that is not ready yet, until it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping the handle at once means ready at once"]
 pub struct Pending {
@@ -22,7 +22,7 @@ pub struct Pending {
     readiness: Readiness,
 }
 
-/// Something whose readiness comes and goes, such as a connection. Starts closed; dropping it takes it out of the count.
+/// Something whose readiness changes, such as a connection. Starts closed; a dropped gate no longer counts.
 #[derive(Debug)]
 pub struct Gate {
     name: String,

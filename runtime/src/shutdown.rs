@@ -1,4 +1,4 @@
-//! Leaving: the first signal asks the program to drain, the second one and the drain's time limit end it at once.
+//! Graceful termination: the first signal makes the program drain; a second signal, or the drain's time limit, ends it at once.
 
 use futures::{Stream, StreamExt as _};
 use std::future::Future;
@@ -28,8 +28,8 @@ pub fn signals() -> io::Result<impl Stream<Item = &'static str>> {
     Ok(futures::stream::select(stream(terminate, "SIGTERM").boxed(), stream(interrupt, "SIGINT").boxed()))
 }
 
-/// Runs `program` to its end. The first signal cancels `token`, and so does anybody else who wants the program to
-/// leave; from then on it has `limit` to return.
+/// Runs `program` to its end. The first signal cancels `token`, and any task may cancel it to end the
+/// program; from then on `program` has `limit` to return.
 pub async fn supervise<T>(
     signals: impl Stream<Item = &'static str>,
     token: CancellationToken,

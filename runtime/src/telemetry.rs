@@ -1,4 +1,4 @@
-//! Logs: one line per event on standard error, as text for people or JSON for machines.
+//! Logs: one line per event on standard error, as text or JSON.
 
 use clap::ValueEnum;
 use tracing_subscriber::filter::ParseError;
@@ -7,8 +7,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// Stands over whatever filter is given: kube's client logs the whole body of an answer that it cannot read, and that body
-/// may be a Secret; and it logs every refused connection, which callers report themselves with what it means.
+/// Takes precedence over the given filter: kube's client logs the whole body of an answer that it cannot read, and that body
+/// may be a Secret; and it logs every refused connection, which callers report themselves, with context.
 const KUBE_CLIENT: &str = "kube_client::client=off";
 
 /// Flags for logs, to be flattened into a program's arguments.

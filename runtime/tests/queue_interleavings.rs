@@ -84,10 +84,10 @@ fn scenario() {
 
 #[test]
 fn no_key_is_lost_or_handed_out_twice() {
-    shuttle::check_random(scenario, 2_000);
+    shuttle::check_random(scenario, 500);
 }
 
 #[test]
 fn nor_under_few_preemptions() {
-    shuttle::check_pct(scenario, 2_000, 3);
+    shuttle::check_pct(scenario, 500, 3);
 }

@@ -1,9 +1,10 @@
-//! The tenant's control plane: replicas, and what is particular to each of its programs.
+//! The tenant's control plane: replicas, where they run, and the settings of each of its programs.
 
-use super::{Placement, Raw, rules};
-use k8s_openapi::api::core::v1::ResourceRequirements;
-use schemars::JsonSchema;
+use super::rules;
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The tenant's control plane.
@@ -118,5 +119,55 @@ pub struct CloudControllerManager {
 impl Default for CloudControllerManager {
     fn default() -> Self {
         Self { controllers: vec!["*".into()] }
+    }
+}
+
+/// Where pods are scheduled on the host. Replicas are always spread over host nodes.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Placement {
+    /// Labels that a host node must have.
+    #[schemars(extend("maxProperties" = 32))]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of host nodes that the pods tolerate.
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+    /// `PriorityClass` of the host.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 253))]
+    pub priority_class_name: String,
+    /// Whether replicas go to different zones (label `topology.kubernetes.io/zone` of the host nodes).
+    pub zone_spread: ZoneSpread,
+}
+
+/// Spread over zones.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZoneSpread {
+    /// A replica that finds no zone of its own stays pending.
+    Required,
+    /// A zone for each replica where there are enough.
+    #[default]
+    Preferred,
+    /// Zones are ignored.
+    Off,
+}
+
+/// Configuration of an upstream program, passed on as it is: any JSON object.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(transparent)]
+pub struct Raw(pub serde_json::Map<String, serde_json::Value>);
+
+/// Not derived: `additionalProperties` would make the apiserver prune everything below the first level.
+impl JsonSchema for Raw {
+    fn schema_name() -> Cow<'static, str> {
+        "Raw".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
     }
 }

@@ -1,16 +1,12 @@
-//! `nestling.dev/v1alpha1`: the `VirtualCluster` a platform team applies.
+//! `nestling.dev/v1alpha1`: the `VirtualCluster` that a platform team applies.
 //!
-//! `spec.rs` is what a user asks for, with one file for each of its larger parts (every field has a default: `spec: {}`
+//! `spec.rs` is what a user asks for, with files of their own for control plane and etcd (every field has a default: `spec: {}`
 //! is a working cluster); `status.rs` is what the operator reports. Defaults live with the fields, what is refused in `rules.rs`,
 //! and `refusals.rs` evaluates that without an apiserver.
 //! Doc comments on fields are the API's documentation: `kubectl explain` prints them.
 
 mod control_plane;
 mod etcd;
-mod network;
-mod nodes;
-mod placement;
-mod raw;
 mod refusals;
 mod rules;
 mod spec;
@@ -18,10 +14,6 @@ mod status;
 
 pub use control_plane::*;
 pub use etcd::*;
-pub use network::*;
-pub use nodes::*;
-pub use placement::*;
-pub use raw::*;
 pub use refusals::{Refusal, refusals};
 pub use spec::*;
 pub use status::*;

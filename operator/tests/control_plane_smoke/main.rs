@@ -25,6 +25,7 @@ use nestling_operator::pki::{self, PkiPolicy, PkiSecrets, installation};
 use nestling_operator::reconcile::build::{self, Endpoint, containers};
 use nestling_operator::reconcile::dereference::Dereferenced;
 use nestling_operator::reconcile::validate::{ValidatedCluster, validate};
+use nestling_runtime::testing::contract;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
@@ -87,6 +88,7 @@ async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &pki::Pki, 
     controllers_work(&admin, &pki.ca_bundle).await?;
     eprintln!("controllers at work after {:.1} s", began.elapsed().as_secs_f32());
     service_account_tokens_are_honoured(&admin).await?;
+    contract::check(&admin).await.context("the API does not behave as the tests' ApiServer")?;
     secrets_are_encrypted(kubelet, &admin).await?;
     a_nodes_certificate_is_a_node(kubelet.pod_ip, pki).await
 }

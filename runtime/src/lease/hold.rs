@@ -1,7 +1,7 @@
-//! The loop that looks at the lease, takes it, renews it and gives it up.
+//! The loop that reads the lease, takes it, renews it and gives it up.
 
-use super::decide::{Decision, Observed, decide};
-use super::{Claim, LeaseError, LeaseParams, record};
+use super::record::{Decision, LeaseParams, Observed, decide, held, holder, is_same, observed, released};
+use crate::error::chain;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
@@ -10,6 +10,40 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+/// Who holds the lease, and until when that may be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub holder: String,
+    pub expiry: Instant,
+}
+
+impl Claim {
+    pub fn is_current_for(&self, identity: &str, now: Instant) -> bool {
+        self.holder == identity && now < self.expiry
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    #[error("the lease {name} could not be renewed for {after:?}")]
+    Expired {
+        name: String,
+        after: Duration,
+        #[source]
+        source: Option<kube::Error>,
+    },
+    #[error("the lease {name} was taken by {holder:?}")]
+    Taken { name: String, holder: String },
+    #[error("cannot release the lease {name}")]
+    Release {
+        name: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("the lease task ended unexpectedly")]
+    Task(#[source] tokio::task::JoinError),
+}
 
 /// A renewal that takes longer is given up and tried again.
 const CALL: Duration = Duration::from_secs(3);
@@ -20,8 +54,8 @@ pub(super) struct Holder {
     claims: watch::Sender<Option<Claim>>,
     /// The lease as it was last seen in the API.
     known: Option<Lease>,
-    /// What is known may be old: read it before the next write.
-    look: bool,
+    /// What is known may be stale: read it before the next write.
+    stale: bool,
     observed: Option<Observed>,
     /// When the last successful write of ours was sent, while we hold the lease.
     renewed: Option<Instant>,
@@ -29,7 +63,7 @@ pub(super) struct Holder {
 
 impl Holder {
     pub(super) fn new(api: Api<Lease>, params: LeaseParams, claims: watch::Sender<Option<Claim>>) -> Self {
-        Self { api, params, claims, known: None, look: true, observed: None, renewed: None }
+        Self { api, params, claims, known: None, stale: true, observed: None, renewed: None }
     }
 
     /// Takes part until `stop`, then gives the lease up. Ends with an error when the lease was held and is lost.
@@ -60,13 +94,13 @@ impl Holder {
                 }
                 failed => {
                     failure = failed.ok().and_then(Result::err);
-                    // A write may or may not have arrived: look before the next one.
-                    self.look = true;
+                    // A write may or may not have arrived: read before the next one.
+                    self.stale = true;
                     if failure.as_ref().is_none_or(|error| !is_race(error)) {
-                        let error = failure.as_ref().map_or_else(|| format!("no answer within {limit:?}"), ToString::to_string);
-                        tracing::warn!(lease = self.params.name, error, "cannot reach the lease");
+                        let error = failure.as_ref().map_or_else(|| format!("no answer within {limit:?}"), |error| chain(error));
+                        tracing::warn!(lease = self.params.name, error, "cannot renew or read the lease; retrying");
                     }
-                    // A holder leaves itself time for one more try.
+                    // A holder keeps time for one more attempt.
                     sleep(self.left().map_or(self.params.retry_every, |left| (left / 2).min(self.params.retry_every))).await;
                 }
             }
@@ -78,9 +112,9 @@ impl Holder {
         self.renewed.map(|renewed| (renewed + self.params.renew_deadline).saturating_duration_since(Instant::now()))
     }
 
-    /// One look and at most one write; how long to pause after it.
+    /// At most one read and one write; how long to pause after them.
     async fn turn(&mut self) -> Result<Duration, kube::Error> {
-        if self.look || self.renewed.is_none() {
+        if self.stale || self.renewed.is_none() {
             let lease = self.api.get_opt(&self.params.name).await?;
             self.observe(lease);
             if self.taken_by().is_some() {
@@ -92,7 +126,7 @@ impl Holder {
             self.publish();
             return Ok(left.min(self.params.retry_every));
         }
-        let lease = self.write(record::held(self.known.as_ref(), &self.params, Timestamp::now())).await?;
+        let lease = self.write(held(self.known.as_ref(), &self.params, Timestamp::now())).await?;
         if self.renewed.replace(sent).is_none() {
             tracing::info!(lease = self.params.name, identity = self.params.identity, "holding the lease");
         }
@@ -102,14 +136,14 @@ impl Holder {
     }
 
     fn observe(&mut self, lease: Option<Lease>) {
-        let unchanged = matches!((&self.known, &lease), (Some(a), Some(b)) if record::is_same(a, b));
+        let unchanged = matches!((&self.known, &lease), (Some(a), Some(b)) if is_same(a, b));
         self.observed = match (&lease, self.observed.take()) {
             (Some(_), Some(observed)) if unchanged => Some(observed),
-            (Some(lease), _) => Some(record::observed(lease, Instant::now(), self.params.duration)),
+            (Some(lease), _) => Some(observed(lease, Instant::now(), self.params.duration)),
             (None, _) => None,
         };
         self.known = lease;
-        self.look = false;
+        self.stale = false;
     }
 
     fn taken_by(&self) -> Option<String> {
@@ -143,24 +177,24 @@ impl Holder {
             if self.renewed.is_none() {
                 return Ok(());
             }
-            // A renewal may have been cut off half-way, so what we know may be old.
+            // A renewal may have been cut off half-way, so what is known may be stale.
             let lease = self.api.get_opt(&self.params.name).await?;
             match lease {
-                Some(lease) if record::holder(&lease) == Some(self.params.identity.as_str()) => {
-                    self.write(record::released(&lease, &self.params, Timestamp::now())).await.map(drop)
+                Some(lease) if holder(&lease) == Some(self.params.identity.as_str()) => {
+                    self.write(released(&lease, &self.params, Timestamp::now())).await.map(drop)
                 }
                 _ => Ok(()),
             }
         };
         match timeout(CALL, release).await {
             Ok(Err(source)) => Err(LeaseError::Release { name: self.params.name.clone(), source }),
-            // Unanswered: it runs out by itself.
+            // No answer: the lease expires by itself.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
     }
 }
 
-/// Another replica was faster: nothing that anybody need know.
+/// Another replica was faster, which is not worth a warning.
 fn is_race(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_already_exists())
 }

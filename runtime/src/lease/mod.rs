@@ -1,92 +1,26 @@
 //! Leader election over a `coordination.k8s.io` Lease: every replica watches and serves, the holder writes.
 //!
-//! [`decide`] is the pure rule, `record` builds the Lease objects, `hold` is the loop that talks to the API. What a
-//! program sees is [`Lease`] (owns the loop) and [`Leadership`] (asked before each write).
+//! `record` has the pure rule and builds the Lease objects, `hold` is the loop that calls the API. Programs use [`Lease`]
+//! (owns the loop) and [`Leadership`] (to be asked before each write).
 //!
-//! Every write carries the `resourceVersion` it is based on, so two replicas never both believe a write of theirs. When
-//! somebody else's lease ends is judged by the local time at which its last change was seen, as client-go does, so clocks
-//! need not agree. A holder considers its own claim over at the renew deadline, before anybody else can take the lease:
+//! Every write carries the `resourceVersion` it is based on, so of two replicas that write, one fails. Whether the lease of
+//! another replica has expired is judged by the local time at which its last change was seen, as client-go does, so clocks
+//! need not agree. A holder considers its own claim over at the renew deadline, before any other replica can take the lease:
 //! the difference is the time a write that has just been sent may still take.
 
-mod decide;
 mod hold;
 mod record;
+
+pub use hold::{Claim, LeaseError};
+pub use record::LeaseParams;
 
 use hold::Holder;
 use k8s_openapi::api::coordination::v1::Lease as LeaseObject;
 use kube::{Api, Client};
-use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-#[derive(Clone, Debug)]
-pub struct LeaseParams {
-    pub namespace: String,
-    pub name: String,
-    /// Who holds it: unique to the process, such as the pod's name.
-    pub identity: String,
-    pub field_manager: String,
-    /// How long others wait for a silent holder.
-    pub duration: Duration,
-    /// How long a holder goes on without a successful renewal; shorter than `duration`.
-    pub renew_deadline: Duration,
-    /// How often a holder renews.
-    pub renew_every: Duration,
-    /// How often a replica that waits looks, and a failed write is tried again.
-    pub retry_every: Duration,
-}
-
-impl LeaseParams {
-    /// 15 s duration and 10 s deadline, as the controllers of Kubernetes have them; renewed every 5 s.
-    pub fn new(namespace: &str, name: &str, identity: &str, field_manager: &str) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-            identity: identity.into(),
-            field_manager: field_manager.into(),
-            duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            renew_every: Duration::from_secs(5),
-            retry_every: Duration::from_secs(2),
-        }
-    }
-}
-
-/// Who holds the lease, and until when that may be relied on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim {
-    pub holder: String,
-    pub expiry: Instant,
-}
-
-impl Claim {
-    pub fn is_current_for(&self, identity: &str, now: Instant) -> bool {
-        self.holder == identity && now < self.expiry
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    #[error("the lease {name} could not be renewed for {after:?}")]
-    Expired {
-        name: String,
-        after: Duration,
-        #[source]
-        source: Option<kube::Error>,
-    },
-    #[error("the lease {name} was taken by {holder:?}")]
-    Taken { name: String, holder: String },
-    #[error("cannot release the lease {name}")]
-    Release {
-        name: String,
-        #[source]
-        source: kube::Error,
-    },
-    #[error("the lease task ended unexpectedly")]
-    Task(#[source] tokio::task::JoinError),
-}
 
 /// Takes part in the election until dropped; dropping without [`Lease::release`] leaves the lease to expire.
 #[derive(Debug)]
@@ -111,7 +45,7 @@ impl Lease {
         self.leadership.clone()
     }
 
-    /// Ends when the lease was held and is lost: the process must stop writing, and does so surest by ending.
+    /// Ends when the lease was held and is lost: the process must stop writing, best by exiting.
     pub async fn lost(&mut self) -> LeaseError {
         match (&mut self.task).await {
             Ok(Err(error)) => error,
@@ -146,7 +80,7 @@ impl Leadership {
         self.claims.borrow().as_ref().is_some_and(|claim| claim.is_current_for(&self.identity, Instant::now()))
     }
 
-    /// Who holds it as far as is known, for people.
+    /// The last known holder, for logs.
     pub fn holder(&self) -> Option<String> {
         self.claims.borrow().as_ref().map(|claim| claim.holder.clone())
     }

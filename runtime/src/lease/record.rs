@@ -1,14 +1,79 @@
-//! Lease objects as data: reading what a lease says, and the next state of it.
+//! The rule of the election and the Lease objects that it reads and writes. Pure.
 
-use super::LeaseParams;
-use super::decide::Observed;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The state that a change of means that the holder is alive (client-go compares the whole record).
+#[derive(Clone, Debug)]
+pub struct LeaseParams {
+    pub namespace: String,
+    pub name: String,
+    /// Who holds it: unique to the process, such as the pod's name.
+    pub identity: String,
+    pub field_manager: String,
+    /// How long others wait for a holder that does not renew.
+    pub duration: Duration,
+    /// How long a holder goes on without a successful renewal; shorter than `duration`.
+    pub renew_deadline: Duration,
+    /// How often a holder renews.
+    pub renew_every: Duration,
+    /// How often a waiting replica reads the lease, and a failed write is retried.
+    pub retry_every: Duration,
+}
+
+impl LeaseParams {
+    /// 15 s duration and 10 s deadline, as the controllers of Kubernetes have them; renewed every 5 s.
+    pub fn new(namespace: &str, name: &str, identity: &str, field_manager: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+            identity: identity.into(),
+            field_manager: field_manager.into(),
+            duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            renew_every: Duration::from_secs(5),
+            retry_every: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What was last seen of the lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// `None` when it was released.
+    pub holder: Option<String>,
+    /// Within which the holder is to renew it.
+    pub duration: Duration,
+    /// Local time at which this state was first seen.
+    pub seen: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It is free or has expired: try to take it.
+    Acquire,
+    /// It is ours: renew it.
+    Renew,
+    /// Another replica holds it, for at least this long.
+    Wait(Duration),
+}
+
+pub(super) fn decide(observed: Option<&Observed>, me: &str, now: Instant) -> Decision {
+    let Some(Observed { holder: Some(holder), duration, seen }) = observed else {
+        return Decision::Acquire;
+    };
+    if holder == me {
+        return Decision::Renew;
+    }
+    match (*seen + *duration).checked_duration_since(now) {
+        Some(left) if !left.is_zero() => Decision::Wait(left),
+        _ => Decision::Acquire,
+    }
+}
+
+/// Whether the holder has not written since: any change means that it is alive (client-go compares the whole record).
 pub(super) fn is_same(a: &Lease, b: &Lease) -> bool {
     let key = |lease: &Lease| {
         lease.spec.as_ref().map(|s| (s.holder_identity.clone(), s.renew_time.clone(), s.acquire_time.clone(), s.lease_transitions))
@@ -88,5 +153,35 @@ mod tests {
         let lease = released(&held(None, &params("a"), Timestamp::UNIX_EPOCH), &params("a"), Timestamp::UNIX_EPOCH);
         assert_eq!(holder(&lease), None);
         assert_eq!(observed(&lease, Instant::now(), Duration::from_secs(15)).holder, None);
+    }
+
+    const DURATION: Duration = Duration::from_secs(15);
+
+    fn held_by(holder: &str, seen: Instant) -> Observed {
+        Observed { holder: Some(holder.into()), duration: DURATION, seen }
+    }
+
+    #[test]
+    fn a_free_lease_is_acquired() {
+        let now = Instant::now();
+        assert_eq!(decide(None, "me", now), Decision::Acquire);
+        let released = Observed { holder: None, duration: DURATION, seen: now };
+        assert_eq!(decide(Some(&released), "me", now), Decision::Acquire);
+    }
+
+    #[test]
+    fn our_own_lease_is_renewed_even_when_it_has_expired() {
+        let now = Instant::now();
+        assert_eq!(decide(Some(&held_by("me", now)), "me", now), Decision::Renew);
+        assert_eq!(decide(Some(&held_by("me", now)), "me", now + 2 * DURATION), Decision::Renew);
+    }
+
+    #[test]
+    fn others_are_waited_for_from_when_they_were_seen() {
+        let now = Instant::now();
+        let other = held_by("other", now);
+        assert_eq!(decide(Some(&other), "me", now), Decision::Wait(DURATION));
+        assert_eq!(decide(Some(&other), "me", now + Duration::from_secs(14)), Decision::Wait(Duration::from_secs(1)));
+        assert_eq!(decide(Some(&other), "me", now + DURATION), Decision::Acquire);
     }
 }

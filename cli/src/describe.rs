@@ -1,7 +1,10 @@
-//! A `VirtualCluster` as text, in the manner of `kubectl describe`.
+//! `kubectl nestling describe`: the spec, status and events of a tenant cluster as text.
 
-use super::events::Happening;
-use crate::{age, table};
+use crate::events::{self, ClusterEvent};
+use crate::host::{Host, HostArgs};
+use crate::table;
+use anyhow::Result;
+use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use nestling_crds::v1alpha1::{Expose, Topology, VirtualCluster, VirtualClusterSpec, VirtualClusterStatus};
@@ -9,11 +12,26 @@ use std::collections::BTreeMap;
 
 const NONE: &str = "<none>";
 
-/// `events`: what happened, or why that cannot be told.
-pub fn describe(cluster: &VirtualCluster, events: Result<&[Happening], String>, now: Timestamp) -> String {
+#[derive(Args)]
+pub struct DescribeArgs {
+    /// Name of the VirtualCluster
+    name: String,
+}
+
+pub async fn run(host: &HostArgs, args: &DescribeArgs) -> Result<()> {
+    let host = Host::connect(host).await?;
+    let cluster = host.virtual_cluster(&args.name).await?;
+    // Someone who may not read events still gets the rest.
+    let events = events::of(&host, &cluster).await;
+    print!("{}", describe(&cluster, events.as_deref().map_err(|error| format!("{error:#}")), Timestamp::now()));
+    Ok(())
+}
+
+/// The text, in the manner of `kubectl describe`. `events` is an error if they cannot be read.
+fn describe(cluster: &VirtualCluster, events: Result<&[ClusterEvent], String>, now: Timestamp) -> String {
     let status = cluster.status.clone().unwrap_or_default();
     let events = match events {
-        Ok(events) => section("Events", &happenings(events, now)),
+        Ok(events) => section("Events", &event_rows(events, now)),
         Err(error) => format!("Events:  <unknown> ({error})\n"),
     };
     [
@@ -49,7 +67,7 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
     let mut rows = vec![
         ("Name", cluster.name_any()),
         ("Namespace", cluster.namespace().unwrap_or_default()),
-        ("Created", created.map_or_else(|| NONE.to_owned(), |time| format!("{time} ({} ago)", age::since(created, now)))),
+        ("Created", created.map_or_else(|| NONE.to_owned(), |time| format!("{time} ({} ago)", table::age(created, now)))),
         ("Phase", status.phase.map_or_else(|| NONE.to_owned(), |phase| format!("{phase:?}"))),
         ("Version", version_text(status.version.as_deref(), version.as_deref())),
         ("Topology", format!("{topology:?}")),
@@ -70,7 +88,7 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         rows.push(("Etcd Replicas", etcd.replicas.unwrap_or(1).to_string()));
     }
     if *paused {
-        rows.push(("Paused", "true (the operator leaves this cluster alone)".to_owned()));
+        rows.push(("Paused", "true (the operator does not reconcile this cluster)".to_owned()));
     }
     if *hibernate {
         rows.push(("Hibernate", "true".to_owned()));
@@ -102,7 +120,7 @@ fn conditions(status: &VirtualClusterStatus, now: Timestamp) -> Vec<Vec<String>>
     let head =
         vec![table::row(["Type", "Status", "Since", "Reason", "Message"]), table::row(["----", "------", "-----", "------", "-------"])];
     let rows = status.conditions.iter().map(|condition| {
-        let since = age::since(Some(condition.last_transition_time.0), now);
+        let since = table::age(Some(condition.last_transition_time.0), now);
         table::row([&condition.type_, &condition.status, &since, &condition.reason, &condition.message])
     });
     with_head(head, rows)
@@ -122,10 +140,10 @@ fn members(status: &VirtualClusterStatus) -> Vec<Vec<String>> {
     with_head(head, status.etcd.members.iter().map(|member| table::row([&member.name, &member.ready.to_string()])))
 }
 
-fn happenings(events: &[Happening], now: Timestamp) -> Vec<Vec<String>> {
+fn event_rows(events: &[ClusterEvent], now: Timestamp) -> Vec<Vec<String>> {
     let head = vec![table::row(["Type", "Reason", "Age", "From", "Message"]), table::row(["----", "------", "---", "----", "-------"])];
     let rows = events.iter().map(|event| {
-        let age = age::since(event.last, now);
+        let age = table::age(event.last, now);
         let age = if event.count > 1 { format!("{age} (x{})", event.count) } else { age };
         table::row([&event.kind, &event.reason, &age, &event.source, event.message.trim()])
     });
@@ -167,7 +185,7 @@ mod tests {
             "components": [{"name": "kube-apiserver", "version": "v1.37.2", "replicas": 1, "readyReplicas": 1, "updatedReplicas": 1}],
             "etcd": {"members": [{"name": "dev-control-plane-0", "ready": true}]},
         });
-        let events = [Happening {
+        let events = [ClusterEvent {
             kind: "Normal".into(),
             reason: "Ready".into(),
             source: "nestling-operator".into(),
@@ -184,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_nobody_has_looked_at() {
+    fn a_cluster_without_a_status() {
         let now = "2026-11-23T06:00:01Z".parse().unwrap();
         let spec = json!({"topology": "External", "paused": true, "etcd": {"storage": {"medium": "Memory"}}});
         insta::assert_snapshot!(describe(&cluster(&spec, &json!({})), Err("cannot list events: forbidden".into()), now));

@@ -1,7 +1,8 @@
-//! Kubeconfig files: which one, read, replaced whole.
+//! Kubeconfig files: which one to write, merging one into another, replacing a file atomically. Entries and fields that are
+//! not the tenant's stay as they are.
 
-use anyhow::{Context, Result};
-use serde_json::Value;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use std::{
     env, fs,
     io::{ErrorKind, Write},
@@ -57,7 +58,7 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
     let scratch = folder.join(format!(".{}.{}", name.to_string_lossy(), process::id()));
     let written = write_new(&scratch, text).and_then(|()| fs::rename(&scratch, &path));
     if written.is_err() {
-        // The first error is the one to tell; a scratch file left behind is the lesser harm.
+        // The first error is reported; a scratch file left behind does less harm.
         drop(fs::remove_file(&scratch));
     }
     written.with_context(|| format!("cannot write {}", path.display()))
@@ -69,10 +70,35 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     file.sync_all()
 }
 
+/// `into` with the entries of `tenant` added, or replaced where the names are equal. The current context stays: commands for
+/// the host keep working. A file that names none gets the tenant's.
+pub fn merge(mut into: Value, tenant: &Value) -> Result<Value> {
+    if into.is_null() {
+        into = json!({"apiVersion": "v1", "kind": "Config"});
+    }
+    let Some(file) = into.as_object_mut() else { bail!("it is not a kubeconfig") };
+    for list in ["clusters", "users", "contexts"] {
+        let entries = file.entry(list).or_insert_with(|| json!([]));
+        if entries.is_null() {
+            *entries = json!([]);
+        }
+        let Some(entries) = entries.as_array_mut() else { bail!("{list} is not a list") };
+        for new in tenant[list].as_array().into_iter().flatten() {
+            match entries.iter_mut().find(|entry| entry["name"] == new["name"]) {
+                Some(entry) => entry.clone_from(new),
+                None => entries.push(new.clone()),
+            }
+        }
+    }
+    if file.get("current-context").and_then(Value::as_str).unwrap_or_default().is_empty() {
+        file.insert("current-context".to_owned(), tenant["current-context"].clone());
+    }
+    Ok(into)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -116,5 +142,44 @@ mod tests {
         let odd = json!({"a": "yes", "b": "1.0", "c": "null", "d": "0x1", "e": "a: b", "f": "- x", "g": "~", "h": "2026-11-23", "i": "line\nline\n", "j": ""});
         let text = render(&odd).unwrap();
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), odd, "{text}");
+    }
+
+    fn tenant(server: &str) -> Value {
+        json!({
+            "clusters": [{"name": "nestling-a-b", "cluster": {"server": server}}],
+            "users": [{"name": "nestling-a-b", "user": {}}],
+            "contexts": [{"name": "nestling-a-b", "context": {"cluster": "nestling-a-b", "user": "nestling-a-b"}}],
+            "current-context": "nestling-a-b",
+        })
+    }
+
+    #[test]
+    fn others_stay_and_the_current_context_too() {
+        let mine = json!({
+            "apiVersion": "v1", "kind": "Config", "preferences": {"colors": true}, "current-context": "prod",
+            "clusters": [{"name": "prod", "cluster": {"server": "https://prod", "unknown-field": 1}}],
+            "users": null,
+        });
+        let merged = merge(mine.clone(), &tenant("https://one")).unwrap();
+        assert_eq!(merged["clusters"][0], mine["clusters"][0]);
+        assert_eq!(merged["preferences"], mine["preferences"]);
+        assert_eq!(merged["current-context"], "prod");
+        assert_eq!(merged["users"][0]["name"], "nestling-a-b");
+    }
+
+    #[test]
+    fn merging_again_replaces() {
+        let once = merge(Value::Null, &tenant("https://one")).unwrap();
+        let twice = merge(once.clone(), &tenant("https://two")).unwrap();
+        assert_eq!(once["current-context"], "nestling-a-b");
+        assert_eq!(twice["clusters"].as_array().unwrap().len(), 1);
+        assert_eq!(twice["clusters"][0]["cluster"]["server"], "https://two");
+        assert_eq!(merge(twice.clone(), &tenant("https://two")).unwrap(), twice);
+    }
+
+    #[test]
+    fn what_is_no_kubeconfig_is_refused() {
+        assert!(merge(json!("text"), &tenant("https://one")).is_err());
+        assert!(merge(json!({"clusters": "text"}), &tenant("https://one")).is_err());
     }
 }

@@ -5,15 +5,15 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Map, Value, json};
 
 /// On a Node that this controller has initialized: the name it has in the cloud. Only such Nodes are deleted when the cloud
-/// no longer has them; a Node that somebody brings along is none of our business.
-pub(super) const CLOUD_NODE: &str = "nestling.dev/cloud-node";
+/// no longer has them; any other Node was created by someone else and is left alone.
+pub(crate) const CLOUD_NODE: &str = "nestling.dev/cloud-node";
 
 /// `cloudproviderapi.TaintExternalCloudProvider`.
 const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 
 /// What is to be written, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plan {
+pub(crate) enum Plan {
     Nothing,
     /// The host node is gone, or serves the tenant no longer.
     Delete,
@@ -27,7 +27,7 @@ pub(super) enum Plan {
     },
 }
 
-pub(super) fn plan(node: &Node, cloud: &Cloud) -> Plan {
+pub(crate) fn plan(node: &Node, cloud: &Cloud) -> Plan {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     if node.metadata.deletion_timestamp.is_some() {
         return Plan::Nothing;
@@ -39,8 +39,8 @@ pub(super) fn plan(node: &Node, cloud: &Cloud) -> Plan {
     }
 }
 
-/// Initialized by us; or waiting for us while nobody keeps it alive, as upstream's lifecycle controller judges. A waiting
-/// Node that is alive may only be known to its agent a little earlier than to us.
+/// Initialized by this controller; or uninitialized and not Ready, as upstream's lifecycle controller has it. The agent of a
+/// Ready uninitialized Node may only know it a little earlier than this controller.
 fn is_ours(node: &Node) -> bool {
     let annotated = node.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(CLOUD_NODE));
     annotated || (is_uninitialized(node) && !is_ready(node))
@@ -65,7 +65,7 @@ fn write(node: &Node, name: &str, instance: &CloudNode) -> Plan {
 fn facts(node: &Node, name: &str, instance: &CloudNode) -> Option<Value> {
     let mut metadata = Map::new();
     let mut spec = Map::new();
-    let labels = missing(&wanted_labels(instance), node.metadata.labels.as_ref());
+    let labels = missing(&desired_labels(instance), node.metadata.labels.as_ref());
     if !labels.is_empty() {
         metadata.insert("labels".into(), labels.into());
     }
@@ -94,7 +94,7 @@ fn facts(node: &Node, name: &str, instance: &CloudNode) -> Option<Value> {
 }
 
 /// With the older names beside, as upstream's node controller sets both.
-fn wanted_labels(instance: &CloudNode) -> Vec<(&'static str, &str)> {
+fn desired_labels(instance: &CloudNode) -> Vec<(&'static str, &str)> {
     [
         ("topology.kubernetes.io/zone", &instance.zone),
         ("failure-domain.beta.kubernetes.io/zone", &instance.zone),
@@ -109,12 +109,12 @@ fn wanted_labels(instance: &CloudNode) -> Vec<(&'static str, &str)> {
     .collect()
 }
 
-fn missing(wanted: &[(&str, &str)], present: Option<&std::collections::BTreeMap<String, String>>) -> Map<String, Value> {
+fn missing(desired: &[(&str, &str)], present: Option<&std::collections::BTreeMap<String, String>>) -> Map<String, Value> {
     let differs = |key: &str, value: &str| present.and_then(|map| map.get(key)).is_none_or(|old| old != value);
-    wanted.iter().filter(|(key, value)| differs(key, value)).map(|(key, value)| ((*key).to_owned(), (*value).into())).collect()
+    desired.iter().filter(|(key, value)| differs(key, value)).map(|(key, value)| ((*key).to_owned(), (*value).into())).collect()
 }
 
-/// A patch of the addresses when they are not the cloud's; a cloud that names none leaves them.
+/// A patch of the addresses when they differ from the cloud's; a cloud that has none leaves them.
 fn addresses(node: &Node, instance: &CloudNode) -> Option<Value> {
     let old = node.status.as_ref().and_then(|status| status.addresses.as_ref());
     let present: Vec<(String, String)> = old.into_iter().flatten().map(|a| (a.type_.clone(), a.address.clone())).collect();
@@ -222,11 +222,11 @@ mod tests {
         let gone = Cloud::new();
         let Plan::Write { node: Some(patch), .. } = plan(&registered(), &cloud()) else { panic!("no write") };
         assert_eq!(plan(&merged(&registered(), &patch), &gone), Plan::Delete);
-        assert_eq!(plan(&registered(), &gone), Plan::Nothing, "alive, and perhaps only new to us");
+        assert_eq!(plan(&registered(), &gone), Plan::Nothing, "alive, and perhaps not in the cloud yet");
         let mut dead = registered();
         dead.status.as_mut().unwrap().conditions.as_mut().unwrap()[0].status = "Unknown".into();
         assert_eq!(plan(&dead, &gone), Plan::Delete);
         dead.spec.as_mut().unwrap().taints = None;
-        assert_eq!(plan(&dead, &gone), Plan::Nothing, "brought along by somebody");
+        assert_eq!(plan(&dead, &gone), Plan::Nothing, "created by someone else");
     }
 }

@@ -1,19 +1,48 @@
-//! Waiting for an apiserver, as an init container: controllers that start before the API has its roles end at once and are
-//! started again only after a pause.
+//! The tenant's apiserver: a client from a kubeconfig file, and the command that waits for it to be ready.
+//!
+//! The command is an init container: controllers that start before the API has its roles exit, and are restarted only after
+//! a back-off.
 
-use crate::kubeconfig;
 use clap::ValueEnum;
 use http::Request;
-use kube::Client;
-use std::path::PathBuf;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+const CONNECT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const CALL: Duration = Duration::from_secs(2);
-/// How often it is said what is being waited for.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+const PROBE: Duration = Duration::from_secs(2);
+/// How often the last answer is logged.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("cannot read the kubeconfig {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: KubeconfigError,
+    },
+    #[error("the kubeconfig {} cannot be used", path.display())]
+    Client {
+        path: PathBuf,
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// With `retry` the client repeats requests that an overloaded server has refused.
+pub async fn client(path: &Path, retry: bool) -> Result<Client, ClientError> {
+    let read = |source| ClientError::Read { path: path.into(), source };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
+    config.connect_timeout = Some(CONNECT);
+    config.default_retry = retry;
+    Client::try_from(config).map_err(|source| ClientError::Client { path: path.into(), source })
+}
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct WaitArgs {
@@ -36,22 +65,22 @@ pub enum Condition {
     Readyz,
 }
 
-/// Waits until the apiserver is ready; leaves early without an error when asked to.
+/// Waits until the apiserver is ready; returns early, without an error, on `shutdown`.
 pub async fn wait(args: &WaitArgs, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let Condition::Readyz = args.condition;
-    let client = kubeconfig::client(&args.kubeconfig, false).await?;
+    let client = client(&args.kubeconfig, false).await?;
     let limit = Duration::from_secs(args.timeout);
     let start = Instant::now();
-    let mut said = start;
+    let mut logged = start;
     let ready = async {
         loop {
-            let answer = match timeout(CALL, is_ready(&client)).await {
+            let answer = match timeout(PROBE, is_ready(&client)).await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {CALL:?}"),
+                Err(_) => format!("no answer within {PROBE:?}"),
             };
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
+            if logged.elapsed() >= LOG_EVERY {
+                logged = Instant::now();
                 tracing::info!(answer, after = ?start.elapsed(), "the apiserver is not ready");
             }
             sleep(LOOK_EVERY).await;
@@ -60,7 +89,7 @@ pub async fn wait(args: &WaitArgs, shutdown: &CancellationToken) -> anyhow::Resu
     match shutdown.run_until_cancelled(timeout(limit, ready)).await {
         Some(Ok(())) => tracing::info!(after = ?start.elapsed(), "the apiserver is ready"),
         Some(Err(_)) => anyhow::bail!("the apiserver was not ready within {limit:?}"),
-        None => tracing::info!("asked to leave before the apiserver was ready"),
+        None => tracing::info!("stopped before the apiserver was ready"),
     }
     Ok(())
 }
