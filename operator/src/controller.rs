@@ -68,3 +68,34 @@ fn error_policy(cluster: &Cluster, error: &Error, ctx: &Context) -> Action {
     }
     Action::requeue(ctx.backoff.failed(reference))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::ApplyError;
+    use crate::host::Stores;
+    use crate::state::testing::context;
+    use nestling_runtime::testing::ApiServer;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn each_failure_has_its_pause() {
+        let ctx = context(&ApiServer::new().client(), Stores::new().0);
+        let object = json!({
+            "apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster",
+            "metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {},
+        });
+        let cluster: Cluster = serde_json::from_value(object).unwrap();
+        let policy = |error: &Error| error_policy(&cluster, error, &ctx);
+        let lost = Error::Status(kube::Error::Service(Refused::NotLeader.into()));
+        assert_eq!(policy(&lost), Action::await_change());
+        assert_eq!(policy(&Error::DecodeFailed("topology: unknown variant".into())), Action::await_change());
+        assert_eq!(policy(&Error::Invalid(Vec::new())), Action::requeue(INVALID));
+        // The first of the clusters' own pauses: none of the above counts as a failure.
+        let waiting = Error::Apply(ApplyError::Terminating { object: "ConfigMap dev".into() });
+        assert_eq!(policy(&waiting), Action::requeue(Duration::from_secs(1)));
+        assert_eq!(policy(&Error::NoAddress), Action::requeue(Duration::from_secs(2)));
+        ctx.backoff.succeeded(&cluster.to_object_ref(()));
+        assert_eq!(policy(&Error::NoAddress), Action::requeue(Duration::from_secs(1)));
+    }
+}

@@ -53,3 +53,38 @@ async fn publish(client: &Client, namespace: &str, authorities: &InstallationCas
     }
     nestling_runtime::kube::apply(&maps, labels::OPERATOR, &wanted).await.map(drop).map_err(InstallationError::Publish)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nestling_runtime::testing::ApiServer;
+
+    const NAMESPACE: &str = "nestling-system";
+    const LIFETIME: SignedDuration = SignedDuration::from_hours(100);
+
+    #[tokio::test]
+    async fn replicas_that_start_together_use_the_same_authorities() {
+        let api = ApiServer::new();
+        let other = installation::generate(Timestamp::now(), LIFETIME).unwrap();
+        // Another replica creates them between the read and the create of this one.
+        let theirs = other.to_secret(NAMESPACE);
+        api.before("create", "secrets", move |api| drop(api.put(&theirs)));
+        let mine = ensure(&api.client(), NAMESPACE, LIFETIME).await.unwrap();
+        assert_eq!(mine.control_ca(), other.control_ca());
+        assert_eq!(api.get::<Secret>(NAMESPACE, NAME).unwrap().data, other.to_secret(NAMESPACE).data);
+        assert_eq!(api.get::<ConfigMap>(NAMESPACE, NAME).unwrap().data, other.to_config_map(NAMESPACE).data);
+    }
+
+    #[tokio::test]
+    async fn authorities_are_created_once_and_published_again_if_lost() {
+        let api = ApiServer::new();
+        let first = ensure(&api.client(), NAMESPACE, LIFETIME).await.unwrap();
+        assert_eq!(api.take_writes().len(), 2);
+        let again = ensure(&api.client(), NAMESPACE, LIFETIME).await.unwrap();
+        assert_eq!(again.control_ca(), first.control_ca());
+        assert!(api.take_writes().is_empty());
+        api.remove::<ConfigMap>(NAMESPACE, NAME);
+        ensure(&api.client(), NAMESPACE, LIFETIME).await.unwrap();
+        assert_eq!(api.take_writes(), [format!("apply configmaps {NAMESPACE}/{NAME}")]);
+    }
+}

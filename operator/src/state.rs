@@ -9,6 +9,7 @@ use crate::host::{Cluster, Stores};
 use crate::metrics::ReconcileMetrics;
 use crate::pki::installation::InstallationCas;
 use crate::tenant::connection::{ConnectError, Connection, Target, Tenant};
+use crate::tenant::observe::Observation;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -131,7 +132,7 @@ impl State {
         let observed = match known {
             Some((true, tenant)) => return Ok(tenant),
             Some((false, tenant)) => tenant.observation.borrow().clone(),
-            None => Default::default(),
+            None => Observation::default(),
         };
         // Opened outside the lock, for it signs a certificate; a cluster has one reconcile at a time.
         let connection = Connection::open(target, guard, observed, changed, now)?;
@@ -161,5 +162,111 @@ impl State {
             tokio::time::sleep(SWEEP).await;
             self.retain_existing();
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::pki::installation::generate;
+    use clap::Parser as _;
+    use nestling_runtime::metrics::Metrics;
+
+    /// A context for reconciles against `client`, with these stores.
+    pub(crate) fn context(client: &Client, stores: Stores) -> Context {
+        Context {
+            config: OperatorConfig::parse_from(["nestling-operator", "--identity", "test"]),
+            host: client.clone(),
+            guard: WriteGuard::open(),
+            state: Arc::new(State::new(client.clone(), stores.clone())),
+            stores,
+            queue: ReconcileQueue::default(),
+            installation: Arc::new(generate(Timestamp::now(), jiff::SignedDuration::from_hours(100)).unwrap()),
+            events: Events::new(client.clone(), "test").0,
+            metrics: ReconcileMetrics::register(&Metrics::default()),
+            backoff: PerObject::new(Duration::from_secs(1), Duration::from_secs(60)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::testing::{cluster, filled};
+    use crate::pki::installation::generate;
+    use jiff::SignedDuration;
+    use nestling_runtime::testing::ApiServer;
+    use serde_json::json;
+
+    fn uid() -> TenantUid {
+        TenantUid::new("vc-1")
+    }
+
+    /// Any authority will do for a tenant; and its certificate.
+    fn ca() -> (Secret, String) {
+        let installation = generate(Timestamp::now(), SignedDuration::from_hours(100)).unwrap();
+        let data = installation.to_secret("x").data.unwrap();
+        let data = data.into_iter().filter_map(|(key, value)| Some((key.strip_prefix("control-")?.to_owned(), value))).collect();
+        (Secret { data: Some(data), ..Secret::default() }, installation.control_ca().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_until_its_address_or_identity_changes() {
+        nestling_runtime::tls::install_provider();
+        let state = State::new(ApiServer::new().client(), Stores::new().0);
+        let (ca, ca_bundle) = ca();
+        let connect = |url, now| {
+            let target = Target { cluster: "team/dev".into(), url, ca: &ca, ca_bundle: &ca_bundle };
+            state.connect(&uid(), &target, &WriteGuard::open(), || {}, now).unwrap().observation
+        };
+        let (here, there, now) = ("https://127.0.0.1:1", "https://127.0.0.1:2", Timestamp::now());
+        let first = connect(here, now);
+        state.with(&uid(), |state| state.addons = Some((1, Instant::now())));
+        assert!(connect(here, now).same_channel(&first));
+
+        let moved = connect(there, now);
+        assert!(!moved.same_channel(&first));
+        // Another address may be another cluster: its add-ons are checked again.
+        assert!(state.with(&uid(), |state| state.addons.is_none()));
+        // The identity lives for 24 hours and is replaced 8 hours before its end.
+        assert!(connect(there, now + SignedDuration::from_hours(15)).same_channel(&moved));
+        let renewed = connect(there, now + SignedDuration::from_hours(17));
+        assert!(!renewed.same_channel(&moved));
+
+        state.disconnect(&uid());
+        // The observer ends with its connection.
+        tokio::task::yield_now().await;
+        assert!(!connect(there, now).same_channel(&renewed));
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_of_a_cluster_goes_with_the_cluster() {
+        let stores =
+            filled(|writers| cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}})));
+        let state = State::new(ApiServer::new().client(), stores);
+        for uid in ["vc-1", "vc-0"] {
+            state.with(&TenantUid::new(uid), |state| state.status = Some(VirtualClusterStatus::default()));
+        }
+        state.retain_existing();
+        let remembers = |uid| state.with(&TenantUid::new(uid), |state| state.status.is_some());
+        // A cluster that cannot be decoded exists as well.
+        assert_eq!((remembers("vc-1"), remembers("vc-0")), (true, false));
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_read_once_per_version_and_always_if_the_store_lacks_it() {
+        let api = ApiServer::new();
+        let (stores, mut writers) = Stores::new();
+        let state = State::new(api.client(), stores);
+        let read = async || state.secret(&uid(), "team", "dev-ca").await.unwrap();
+        assert!(read().await.is_none());
+        let secret: Secret = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-ca"}})).unwrap();
+        let live = api.put(&secret);
+        // The watch has not delivered it yet.
+        assert!(read().await.is_some() && read().await.is_some());
+        assert_eq!(api.count("get", "secrets"), 3);
+        crate::host::testing::meta(&mut writers.secrets, &serde_json::to_value(&live.metadata).unwrap());
+        assert!(read().await.is_some() && read().await.is_some());
+        assert_eq!(api.count("get", "secrets"), 3);
     }
 }

@@ -1,14 +1,11 @@
 use super::*;
 use crate::apply::drift::holds;
-use crate::apply::testing::{api, not_found};
 use crate::host::Stores;
-use http::Method;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use nestling_runtime::testing::ApiServer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 
 const EVERY: Duration = Duration::from_secs(600);
 
@@ -50,39 +47,31 @@ fn every_field_is_one_of_its_kind() {
 
 #[tokio::test(start_paused = true)]
 async fn applied_once_then_checked_now_and_then_and_repaired() {
-    let live: Arc<Mutex<HashMap<String, Value>>> = Arc::default();
-    let state = live.clone();
-    let (client, log) = api(move |method, path, body| {
-        let mut live = state.lock().unwrap();
-        if *method == Method::PATCH {
-            live.insert(path.to_owned(), body.clone());
-        }
-        live.get(path).map_or_else(not_found, |object| (200, object.clone()))
-    });
+    let api = ApiServer::new();
+    let client = api.client();
     let (uid, remembered) = (TenantUid::new("vc-1"), State::new(client.clone(), Stores::new().0));
     let keep = async |generation| {
         let settings = Settings { coredns_generation: Some(generation), ..settings() };
         apply(&client, &uid, &remembered, &settings, EVERY).await.unwrap();
     };
-    let writes = |log: Vec<String>| log.into_iter().filter(|line| line.starts_with("PATCH")).collect::<Vec<_>>();
+    let writes = || api.take_writes().into_iter().filter(|write| write.starts_with("apply")).collect::<Vec<_>>();
     let total = stages(&settings()).iter().map(Vec::len).sum::<usize>();
 
     keep(1).await;
-    let first = writes(log.take());
+    let first = writes();
     assert_eq!(first.len(), total);
     // Its ServiceAccount must be there before pods of it can be created.
-    assert!(first.last().unwrap().ends_with("/deployments/coredns"), "{first:?}");
+    assert_eq!(first.last().unwrap(), "apply deployments kube-system/coredns");
 
     keep(1).await;
-    assert!(log.take().is_empty());
+    assert!(api.requests().is_empty());
 
     tokio::time::advance(EVERY).await;
-    live.lock().unwrap().remove("/api/v1/namespaces/kube-system/services/kube-dns");
+    api.remove::<Service>("kube-system", "kube-dns");
     keep(1).await;
-    assert_eq!(writes(log.take()), ["PATCH /api/v1/namespaces/kube-system/services/kube-dns"]);
+    assert_eq!(writes(), ["apply services kube-system/kube-dns"]);
 
     // A change of CoreDNS by others leads to a check at once.
     keep(2).await;
-    let requests = log.take();
-    assert_eq!((requests.len(), writes(requests).len()), (total, 0));
+    assert_eq!((api.requests().len(), writes().len()), (total, 0));
 }

@@ -6,8 +6,6 @@
 
 pub(crate) mod drift;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 
 use crate::host::Stores;

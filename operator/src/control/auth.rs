@@ -156,24 +156,23 @@ fn authenticated(review: TokenReview) -> Option<User> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::apply::testing::{api, not_found};
     use crate::host::testing::{cluster, filled, meta};
-    use http::Method;
-    use serde_json::{Value, json};
+    use nestling_runtime::testing::ApiServer;
+    use serde_json::json;
 
     /// Reviews tokens that name their user: `<user>|<uid>|<node>`.
-    pub(in crate::control) fn reviewed(method: &Method, path: &str, body: &Value) -> (u16, Value) {
-        if *method != Method::POST || path != "/apis/authentication.k8s.io/v1/tokenreviews" {
-            return not_found();
-        }
-        let parts: Vec<&str> = body["spec"]["token"].as_str().unwrap().split('|').collect();
-        let [name, uid, node] = *parts.as_slice() else {
-            return (201, json!({"metadata": {}, "spec": {}, "status": {"error": "invalid"}}));
-        };
-        let extra = if node.is_empty() { json!({}) } else { json!({NODE_CLAIM: [node]}) };
-        let user = json!({"username": name, "uid": uid, "extra": extra});
-        let status = json!({"authenticated": true, "audiences": body["spec"]["audiences"], "user": user});
-        (201, json!({"metadata": {}, "spec": {}, "status": status}))
+    pub(in crate::control) fn review_tokens(api: &ApiServer) {
+        api.respond("create", "tokenreviews", |request| {
+            let spec = &request.body["spec"];
+            let parts: Vec<&str> = spec["token"].as_str().unwrap().split('|').collect();
+            let [name, uid, node] = *parts.as_slice() else {
+                return (201, json!({"metadata": {}, "spec": {}, "status": {"error": "invalid"}}));
+            };
+            let extra = if node.is_empty() { json!({}) } else { json!({NODE_CLAIM: [node]}) };
+            let user = json!({"username": name, "uid": uid, "extra": extra});
+            let status = json!({"authenticated": true, "audiences": spec["audiences"], "user": user});
+            (201, json!({"metadata": {}, "spec": {}, "status": status}))
+        });
     }
 
     fn stores() -> Stores {
@@ -199,9 +198,27 @@ pub(super) mod tests {
     async fn ask(authorization: &str) -> Result<Caller, Code> {
         let mut metadata = MetadataMap::new();
         metadata.insert("authorization", authorization.parse().unwrap());
-        caller(&metadata, &TokenReviewer::new(api(reviewed).0), &stores(), "nestling-system")
-            .await
-            .map_err(|error| Status::from(error).code())
+        let api = ApiServer::new();
+        review_tokens(&api);
+        caller(&metadata, &TokenReviewer::new(api.client()), &stores(), "nestling-system").await.map_err(|error| Status::from(error).code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_review_is_cached_for_a_moment_and_only_if_the_token_is_valid() {
+        let api = ApiServer::new();
+        review_tokens(&api);
+        let tokens = TokenReviewer::new(api.client());
+        for _ in 0..2 {
+            assert_eq!(tokens.user("sa|x|n1").await.unwrap().unwrap().node.as_deref(), Some("n1"));
+        }
+        assert_eq!(api.count("create", "tokenreviews"), 1);
+        tokio::time::advance(CACHED).await;
+        assert!(tokens.user("sa|x|n1").await.unwrap().is_some());
+        assert_eq!(api.count("create", "tokenreviews"), 2);
+        for _ in 0..2 {
+            assert!(tokens.user("invalid").await.unwrap().is_none());
+        }
+        assert_eq!(api.count("create", "tokenreviews"), 4);
     }
 
     #[tokio::test]

@@ -95,9 +95,9 @@ impl ControlService {
     async fn sign_for(&self, request: &Request<SignRequest>) -> Result<SignResponse, Status> {
         let node = self.agent(request.metadata()).await?;
         let snapshot = self.snapshots.borrow().clone();
-        let signer = Signer { snapshot: &snapshot, state: &self.state, installation: &self.installation, lifetime: self.lifetime };
+        let certificates = Signer { snapshot: &snapshot, state: &self.state, installation: &self.installation, lifetime: self.lifetime };
         let request = request.get_ref();
-        match signer.sign(&node, request, Timestamp::now()).await {
+        match certificates.sign(&node, request, Timestamp::now()).await {
             Ok(signed) => {
                 tracing::info!(%node, tenant = request.tenant_uid, kind = request.kind().as_str_name(), "certificate signed");
                 Ok(SignResponse { chain_pem: signed.chain_pem, not_after: signed.not_after.as_second() })

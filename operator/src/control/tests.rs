@@ -2,10 +2,9 @@
 
 use super::ControlService;
 use super::auth::TokenReviewer;
-use super::auth::tests::reviewed;
+use super::auth::tests::review_tokens;
 use super::server::ControlListener;
 use super::snapshot::{Assignment, Nodes, TenantSnapshot};
-use crate::apply::testing::api as host;
 use crate::host::testing::{cluster, filled, meta};
 use crate::metrics::CallMetrics;
 use crate::pki::installation::{self, InstallationCas};
@@ -15,12 +14,14 @@ use crate::state::State;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Secret;
 use nestling_control_api::v1alpha1::control_client::ControlClient;
 use nestling_control_api::v1alpha1::watch_event::Event;
 use nestling_control_api::v1alpha1::{CertificateKind, SignRequest, Tenant, WatchCloudNodesRequest, WatchRequest};
 use nestling_crds::labels;
 use nestling_crds::names::{NodeName, TenantUid};
 use nestling_runtime::metrics::Metrics;
+use nestling_runtime::testing::ApiServer;
 use nestling_runtime::tls;
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
@@ -58,10 +59,11 @@ async fn start() -> Api {
         .filter_map(|(key, value)| Some((key.strip_prefix("control-")?.to_owned(), BASE64_STANDARD.encode(value.0))))
         .collect();
     assert!(data.contains_key(keys::CA));
-    let (client, _) = host(move |method, path, body| match path {
-        "/api/v1/namespaces/team/secrets/dev-ca" => (200, json!({"metadata": {"name": "dev-ca", "resourceVersion": "1"}, "data": data})),
-        _ => reviewed(method, path, body),
-    });
+    let host = ApiServer::new();
+    review_tokens(&host);
+    let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca"}, "data": data});
+    host.put(&serde_json::from_value::<Secret>(secret).unwrap());
+    let client = host.client();
     let stores = filled(|writers| {
         let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"});
         meta(

@@ -197,3 +197,67 @@ fn trim_deployment(deployment: &mut Deployment) {
     trim(deployment);
     deployment.spec.template = PodTemplateSpec::default();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt as _;
+    use k8s_openapi::api::core::v1::Secret;
+    use nestling_crds::v1alpha1::VirtualCluster;
+    use nestling_runtime::testing::{ApiServer, Fault};
+    use serde_json::json;
+    use std::pin::pin;
+    use std::time::Duration;
+    use tokio::time::timeout;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn changes_by_users_and_of_owned_objects_make_a_cluster_due() {
+        let api = ApiServer::new();
+        let object = json!({"metadata": {"namespace": "team", "name": "dev", "generation": 1}, "spec": {}});
+        let cluster: VirtualCluster = api.put(&serde_json::from_value(object).unwrap());
+        api.inject("list", "secrets", 1, Fault::Status(503));
+        let (stores, writers) = Stores::new();
+        let links = Links {
+            queue: ReconcileQueue::default(),
+            changed: Arc::default(),
+            readiness: Readiness::default(),
+            shutdown: CancellationToken::new(),
+        };
+        let mut tasks = JoinSet::new();
+        start(api.client(), &stores, writers, links.clone(), &mut tasks);
+        // Each kind is listed, the Secrets at the second attempt.
+        assert!(timeout(DEADLINE, stores.filled()).await.unwrap());
+        assert!(links.readiness.is_ready(), "{:?}", links.readiness.waiting_for());
+        let mut due = pin!(links.queue.stream());
+        let dev = ObjectRef::<Cluster>::new("dev").within("team");
+        // Every first list makes it due.
+        while let Ok(next) = timeout(Duration::from_millis(200), due.next()).await {
+            assert_eq!(next.as_ref().map(|next| next.name.as_str()), Some("dev"));
+        }
+
+        // The operator's own write.
+        api.edit::<VirtualCluster>("team", "dev", |object| object["status"] = json!({"selector": "a=b"}));
+        assert!(timeout(Duration::from_millis(200), due.next()).await.is_err());
+        api.edit::<VirtualCluster>("team", "dev", |object| {
+            object["spec"]["paused"] = true.into();
+            object["metadata"]["generation"] = 2.into();
+        });
+        assert_eq!(timeout(DEADLINE, due.next()).await.unwrap().map(|next| next.name), Some(dev.name.clone()));
+
+        let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": cluster.metadata.uid});
+        let labels = json!({labels::MANAGED_BY: labels::OPERATOR});
+        let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca", "labels": labels, "ownerReferences": [owner]}});
+        api.put(&serde_json::from_value::<Secret>(secret).unwrap());
+        assert_eq!(timeout(DEADLINE, due.next()).await.unwrap().map(|next| next.name), Some(dev.name.clone()));
+        // An object that is not the operator's.
+        let foreign = json!({"metadata": {"namespace": "team", "name": "other"}});
+        api.put(&serde_json::from_value::<Secret>(foreign).unwrap());
+        assert!(timeout(Duration::from_millis(200), due.next()).await.is_err());
+        assert!(stores.secrets.get(&ObjectRef::new("other").within("team")).is_none());
+
+        links.shutdown.cancel();
+        timeout(DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.unwrap();
+    }
+}

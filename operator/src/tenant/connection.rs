@@ -67,18 +67,18 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Starts to observe the tenant; `observed` is what counts until there is an answer. Nothing is sent before this
+    /// Starts to observe the tenant; `initial` is what counts until there is an answer. Nothing is sent before this
     /// returns.
     pub(crate) fn open(
         target: &Target<'_>,
         guard: &WriteGuard,
-        observed: Observation,
+        initial: Observation,
         changed: impl Fn() + Send + Sync + 'static,
         now: Timestamp,
     ) -> Result<Self, ConnectError> {
         let identity = pki::super_admin(target.ca, now)?;
         let client = client(target, &identity, guard)?;
-        let (sender, observation) = watch::channel(observed);
+        let (sender, observation) = watch::channel(initial);
         let span = tracing::info_span!(parent: None, "tenant", cluster = target.cluster);
         let observer = tokio::spawn(observe(client.clone(), sender, changed).instrument(span));
         Ok(Self {

@@ -124,7 +124,7 @@ fn is_ready(node: &Node) -> bool {
 /// Watches the Deployment; while it does not serve, lists its pods for the reason. (A watch of them would be one more
 /// permanent connection to each tenant.)
 async fn watch_dns(client: Client, publish: impl Fn(Dns)) {
-    let config = Config::default().fields(&format!("metadata.name={}", COREDNS));
+    let config = Config::default().fields(&format!("metadata.name={COREDNS}"));
     let api = Api::<Deployment>::namespaced(client.clone(), COREDNS_NAMESPACE);
     let mut events = pin!(events(api, config, "CoreDNS of the tenant"));
     let (mut listed, mut current) = (None, Dns::default());

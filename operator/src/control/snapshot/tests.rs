@@ -1,15 +1,15 @@
 use super::*;
-use crate::apply::testing::{api as host, not_found};
 use crate::host::Writers;
 use crate::host::testing::{cluster, put};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use k8s_openapi::api::core::v1::Secret;
 use kube::runtime::watcher::Event;
+use nestling_runtime::testing::{ApiServer, Fault};
 use serde_json::{Value, json};
-use std::sync::Mutex;
 
-/// Stores with one assignment tenant, and whether its CA can be read.
-fn world() -> (Stores, Writers, State, Arc<Mutex<bool>>) {
+/// Stores with one served tenant, and the API that has its CA.
+fn world() -> (Stores, Writers, State, ApiServer) {
     let (stores, mut writers) = Stores::new();
     put(&mut writers.nodes, json!({"metadata": {"name": "n1"}}));
     put(
@@ -20,21 +20,11 @@ fn world() -> (Stores, Writers, State, Arc<Mutex<bool>>) {
         }),
     );
     cluster(&mut writers.clusters, vc(&json!({})));
-    let readable = Arc::new(Mutex::new(true));
-    let state = readable.clone();
-    let (client, _) = host(move |_, path, _| {
-        if !*state.lock().unwrap() {
-            return (500, json!({"kind": "Status", "status": "Failure", "code": 500, "message": "no etcd", "reason": "InternalError"}));
-        }
-        match path {
-            "/api/v1/namespaces/team/secrets/dev-ca" => {
-                (200, json!({"metadata": {"resourceVersion": "1"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}}))
-            }
-            _ => not_found(),
-        }
-    });
-    let remembered = State::new(client, stores.clone());
-    (stores, writers, remembered, readable)
+    let api = ApiServer::new();
+    let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}});
+    api.put(&serde_json::from_value::<Secret>(secret).unwrap());
+    let remembered = State::new(api.client(), stores.clone());
+    (stores, writers, remembered, api)
 }
 
 fn vc(metadata: &Value) -> Value {
@@ -78,9 +68,9 @@ async fn agents_get_what_they_need() {
 
 #[tokio::test]
 async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
-    let (stores, mut writers, state, readable) = world();
+    let (stores, mut writers, state, api) = world();
     let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
-    *readable.lock().unwrap() = false;
+    api.inject("get", "secrets", usize::MAX, Fault::Status(500));
     let after = snapshot(&stores, &state, &before).await;
     assert_eq!((after.tenants, after.complete), (before.tenants.clone(), true));
     // Also when its Service is gone for a moment.

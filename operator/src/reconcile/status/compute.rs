@@ -22,14 +22,14 @@ const NEEDED: [&str; 5] = [
 /// The status after this outcome. Fields that an outcome has no bearing on stay as they were.
 pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome: &Outcome<'_>, now: Timestamp) -> VirtualClusterStatus {
     let mut status = VirtualClusterStatus { observed_generation: generation, ..previous.clone() };
-    let mut states: Vec<(&str, ConditionState)> = Vec::new();
+    let mut changes: Vec<(&str, ConditionState)> = Vec::new();
     match outcome {
         Outcome::Built(progress) => {
             facts(&mut status, progress);
-            states = built(progress, previous);
-            status.phase = Some(if is(&states, conditions::READY) {
+            changes = built(progress, previous);
+            status.phase = Some(if is(&changes, conditions::READY) {
                 Phase::Ready
-            } else if is(&states, conditions::DEGRADED) {
+            } else if is(&changes, conditions::DEGRADED) {
                 Phase::Degraded
             } else {
                 Phase::Provisioning
@@ -37,36 +37,36 @@ pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome
         }
         Outcome::Failed(Error::Invalid(invalid)) => {
             let message = chain(&Error::Invalid(invalid.clone()));
-            states.push((conditions::VALID, ConditionState::no("Invalid", message.clone())));
-            states.push((conditions::PROGRESSING, ConditionState::no("Invalid", "waiting for a change of the spec")));
+            changes.push((conditions::VALID, ConditionState::no("Invalid", message.clone())));
+            changes.push((conditions::PROGRESSING, ConditionState::no("Invalid", "waiting for a change of the spec")));
             // What runs keeps running with the last valid spec.
             if !was_ready(previous) {
-                states.push((conditions::READY, ConditionState::no("Invalid", message)));
+                changes.push((conditions::READY, ConditionState::no("Invalid", message)));
                 status.phase = Some(Phase::Invalid);
             }
         }
         Outcome::Failed(error) => {
             let message = chain(*error);
             if !was_ready(previous) {
-                states.push((conditions::READY, ConditionState::no(error.reason(), message.clone())));
+                changes.push((conditions::READY, ConditionState::no(error.reason(), message.clone())));
                 status.phase = status.phase.filter(|phase| *phase == Phase::Degraded).or(Some(Phase::Provisioning));
             }
-            states.push((conditions::PROGRESSING, ConditionState::yes(error.reason(), "retrying")));
+            changes.push((conditions::PROGRESSING, ConditionState::yes(error.reason(), "retrying")));
             if !error.is_a_wait() {
-                states.push((conditions::DEGRADED, ConditionState::yes(error.reason(), message)));
+                changes.push((conditions::DEGRADED, ConditionState::yes(error.reason(), message)));
             }
         }
         Outcome::Paused => {
             status.phase = Some(Phase::Paused);
-            states.push((conditions::PROGRESSING, ConditionState::no("Paused", "spec.paused is true")));
+            changes.push((conditions::PROGRESSING, ConditionState::no("Paused", "spec.paused is true")));
         }
         Outcome::Deleting(remains) => {
             status.phase = Some(Phase::Deleting);
-            states.push((conditions::READY, ConditionState::no("Deleting", *remains)));
-            states.push((conditions::PROGRESSING, ConditionState::yes("Deleting", *remains)));
+            changes.push((conditions::READY, ConditionState::no("Deleting", *remains)));
+            changes.push((conditions::PROGRESSING, ConditionState::yes("Deleting", *remains)));
         }
     }
-    for (type_, state) in states {
+    for (type_, state) in changes {
         let next = condition(&previous.conditions, type_, &state, generation, now);
         put(&mut status.conditions, next);
     }
@@ -103,7 +103,7 @@ fn selector(progress: &Progress) -> String {
 }
 
 fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static str, ConditionState)> {
-    let mut states = vec![
+    let mut changes = vec![
         (conditions::VALID, ConditionState::yes("Accepted", "")),
         (conditions::ETCD_READY, progress.etcd()),
         (conditions::API_SERVER_READY, api_server(progress)),
@@ -111,14 +111,14 @@ fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static 
         (conditions::NODES_READY, nodes(progress)),
         (conditions::ADDONS_READY, addons(progress)),
     ];
-    let ready = match states.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
+    let ready = match changes.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
         None => ConditionState::yes("Ready", ""),
         Some((type_, state)) => ConditionState::no(state.reason.clone(), format!("{type_}: {}", state.message)),
     };
     let progressing = progressing(progress, &ready);
     let degraded = degraded(progress, previous, &ready);
-    states.extend([(conditions::READY, ready), (conditions::PROGRESSING, progressing), (conditions::DEGRADED, degraded)]);
-    states
+    changes.extend([(conditions::READY, ready), (conditions::PROGRESSING, progressing), (conditions::DEGRADED, degraded)]);
+    changes
 }
 
 /// Ready pods, and an answer to the operator itself, at the address that agents use.
@@ -207,8 +207,8 @@ fn was_ready(status: &VirtualClusterStatus) -> bool {
     is_true(conditions::READY) || status.phase == Some(Phase::Degraded)
 }
 
-fn is(states: &[(&str, ConditionState)], type_: &str) -> bool {
-    states.iter().any(|(other, state)| *other == type_ && state.is_true())
+fn is(changes: &[(&str, ConditionState)], type_: &str) -> bool {
+    changes.iter().any(|(other, state)| *other == type_ && state.is_true())
 }
 
 fn put(conditions: &mut Vec<Condition>, next: Condition) {

@@ -116,7 +116,11 @@ fn is_failure(condition: &Condition) -> bool {
 mod tests {
     use super::*;
     use crate::conditions::{ConditionState, condition};
+    use crate::host::Stores;
+    use crate::state::testing::context;
     use jiff::Timestamp;
+    use kube::core::DeserializeGuard;
+    use nestling_runtime::testing::{ApiServer, Fault};
 
     fn all(states: &[(&str, ConditionState)]) -> Vec<Condition> {
         states.iter().map(|(type_, state)| condition(&[], type_, state, Some(1), Timestamp::UNIX_EPOCH)).collect()
@@ -162,5 +166,54 @@ mod tests {
         ]);
         let reasons: Vec<_> = events(&[], &wrong).into_iter().map(|event| (event.is_warning, event.reason)).collect();
         assert_eq!(reasons, [(true, "Invalid".to_owned()), (true, "ApplyFailed".to_owned())]);
+    }
+
+    fn cluster(api: &ApiServer) -> VirtualCluster {
+        let object = json!({"metadata": {"namespace": "team", "name": "dev"}, "spec": {}});
+        api.put(&serde_json::from_value::<VirtualCluster>(object).unwrap())
+    }
+
+    fn subject(cluster: &VirtualCluster, ctx: &Context) -> Subject {
+        Subject::new(&DeserializeGuard(Ok(cluster.clone())), ctx).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_status_is_written_once_although_the_watch_is_behind() {
+        let api = ApiServer::new();
+        let ctx = context(&api.client(), Stores::new().0);
+        let watched = cluster(&api);
+        assert!(!write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap());
+        assert_eq!(api.take_writes(), ["apply virtualclusters/status team/dev"]);
+        let live: VirtualCluster = api.get("team", "dev").unwrap();
+        assert_eq!(live.status.unwrap().phase, Some(Phase::Paused));
+        // Still without the status that was written.
+        write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap();
+        assert!(api.take_writes().is_empty());
+        write(&subject(&watched, &ctx), &Outcome::Deleting("namespace x is being deleted"), &ctx).await.unwrap();
+        assert_eq!(api.take_writes().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_status_that_could_not_be_written_is_written_again() {
+        let api = ApiServer::new();
+        let ctx = context(&api.client(), Stores::new().0);
+        let watched = cluster(&api);
+        api.inject("apply", "virtualclusters/status", 1, Fault::Status(500));
+        assert!(matches!(write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await, Err(Error::Status(_))));
+        write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap();
+        let live: VirtualCluster = api.get("team", "dev").unwrap();
+        assert_eq!(live.status.unwrap().phase, Some(Phase::Paused));
+    }
+
+    #[tokio::test]
+    async fn a_later_cluster_of_the_same_name_does_not_get_the_status() {
+        let api = ApiServer::new();
+        let ctx = context(&api.client(), Stores::new().0);
+        let former = cluster(&api);
+        api.remove::<VirtualCluster>("team", "dev");
+        let later = cluster(&api);
+        assert_ne!(former.metadata.uid, later.metadata.uid);
+        assert!(matches!(write(&subject(&former, &ctx), &Outcome::Paused, &ctx).await, Err(Error::Status(_))));
+        assert_eq!(api.get::<VirtualCluster>("team", "dev").unwrap().status, None);
     }
 }
