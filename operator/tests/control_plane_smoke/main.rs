@@ -58,7 +58,8 @@ async fn a_control_plane_as_built_comes_up() -> Result<()> {
         secrets: by_name(&pki.secrets, &built.apiserver_config),
         config_maps: BTreeMap::from([(built.controllers_config.metadata.name.clone().unwrap_or_default(), built.controllers_config)]),
     };
-    let result = run(&kubelet, &cluster, &pki, &built.members.spec.template.spec, &built.controllers.spec.template.spec).await;
+    let specs = (&built.members.spec.template.spec, &built.controllers.spec.template.spec);
+    let result = Box::pin(run(&kubelet, &cluster, &pki, specs.0, specs.1)).await;
     if result.is_err() {
         let kept = root.keep();
         eprintln!("logs and files are in {}", kept.display());
