@@ -1,6 +1,7 @@
-//! Wiring: what the agent is started with, and which part gets what.
+//! Wiring: the agent's flags, and which part gets what.
 
-use crate::control::{InstallationCas, Operator, identity, tenants};
+use crate::control::certificates::{self, Purpose};
+use crate::control::{InstallationCas, Operator, watch};
 use crate::cri::{Cri, CriClient, DEFAULT_SOCKETS, find_socket};
 use crate::node::HostNode;
 use crate::proxy::{Proxy, ProxyConfig, sandboxes};
@@ -8,7 +9,6 @@ use crate::server::{ClientCas, Limits, POD_LOGS, Server, ServerConfig};
 use crate::supervise::{self, AgentParts};
 use crate::tenant::{KUBELET_PORT, Tenants};
 use anyhow::Context as _;
-use identity::Purpose;
 use nestling_crds::names::NodeName;
 use nestling_runtime::control::ControlArgs;
 use nestling_runtime::process::Process;
@@ -63,7 +63,7 @@ pub struct Args {
     pub log_root: Vec<PathBuf>,
 }
 
-/// Runs the agent until it is asked to leave. Tenants' pods, rules and connections stay as they are.
+/// Runs the agent until shutdown. Tenants' pods, rules and connections stay as they are.
 pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
     let node = NodeName::new(args.node_name.clone());
     let shutdown = process.shutdown.clone();
@@ -88,7 +88,7 @@ pub async fn run(args: Args, process: Process) -> anyhow::Result<()> {
 
     tokio::join!(
         watch_host_node,
-        tenants::follow(operator.clone(), sender, synced, shutdown.clone()),
+        watch::follow(operator.clone(), sender, synced, shutdown.clone()),
         until(&shutdown, keep_serving_certificate(&operator, &serving, certified)),
         until(&shutdown, keep_client_cas(&operator, &client_cas)),
         kubelet.serve(shutdown.clone()),
@@ -124,15 +124,15 @@ async fn until(shutdown: &CancellationToken, task: impl Future<Output = ()>) {
 
 /// `certified` is dropped with the first certificate.
 async fn keep_serving_certificate(operator: &Operator, serving: &Certificate, certified: Pending) {
-    let install = |issued: &identity::Issued| {
+    let install = |issued: &certificates::Issued| {
         if let Err(error) = issued.install(serving) {
-            tracing::error!(error = &error as &dyn std::error::Error, "the serving certificate cannot be used");
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot install the serving certificate");
         }
     };
-    let first = identity::first(operator, &Purpose::Serving).await;
+    let first = certificates::first(operator, &Purpose::Serving).await;
     install(&first);
     drop(certified);
-    identity::keep(operator, &Purpose::Serving, first, install).await;
+    certificates::keep(operator, &Purpose::Serving, first, install).await;
 }
 
 async fn keep_client_cas(operator: &Operator, client_cas: &ClientCas) {
@@ -140,7 +140,7 @@ async fn keep_client_cas(operator: &Operator, client_cas: &ClientCas) {
     loop {
         let cas = operator.changed_cas(seen.as_ref()).await;
         if let Err(error) = client_cas.replace(&cas.kubelet_clients) {
-            tracing::error!(error = &error as &dyn std::error::Error, "the kubelet-client CA cannot be used");
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot install the kubelet-client CA; keeping the last one");
         }
         seen = Some(cas);
     }

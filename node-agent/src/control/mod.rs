@@ -1,19 +1,15 @@
-//! What the agent hears from the operator: which tenants the node serves, and certificates to serve them with.
+//! The agent's side of the operator's control API: which tenants this node serves, and the certificates to serve them with.
 //!
-//! `installation` reads the public certificate authorities from the host API, [`Operator`] is the connection built on
-//! them, [`tenants`] follows the stream of tenants (`known` is its pure part) and hands [`Change`]s to the `tenant` folder,
-//! and [`identity`] gets certificates signed and renewed. While the operator is away, everything goes on as it last was.
+//! `client` reads the installation's certificate authorities from the host API and connects with them; [`watch`] follows
+//! the stream of tenants and sends [`Change`]s; [`certificates`] gets certificates signed and renewed. While the operator
+//! is unavailable, the last known tenants stay.
 
-pub mod identity;
-mod installation;
-mod known;
-mod operator;
-mod parse;
-pub mod tenants;
+pub mod certificates;
+mod client;
+pub mod watch;
 
-pub use installation::InstallationCas;
-pub use known::Change;
-pub use operator::{Operator, OperatorError};
+pub use client::{InstallationCas, Operator};
+pub use watch::Change;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The agent's side of the control API against an operator in this process: real TLS, real gRPC, a host API that holds one
 //! ConfigMap.
 
-use super::identity::{self, Purpose};
-use super::{Change, Operator, tenants};
+use super::certificates::{self, Purpose};
+use super::{Change, Operator, watch};
 use crate::fixtures::Ca;
 use http::{Request as HttpRequest, Response as HttpResponse};
 use kube::Client;
@@ -157,7 +157,7 @@ async fn a_lost_operator_changes_nothing_until_it_is_back() {
     let readiness = Readiness::default();
     let (sender, mut changes) = mpsc::channel(16);
     let stop = CancellationToken::new();
-    let follow = tenants::follow(world.operator.clone(), sender, readiness.pending("tenants"), stop.clone());
+    let follow = watch::follow(world.operator.clone(), sender, readiness.pending("tenants"), stop.clone());
     let task = tokio::spawn(follow);
     assert_eq!([next(&mut changes).await, next(&mut changes).await, next(&mut changes).await], ["+a", "+b", "=2"]);
     while !readiness.is_ready() {
@@ -191,7 +191,7 @@ async fn a_lost_operator_changes_nothing_until_it_is_back() {
 async fn a_certificate_is_signed_for_a_key_that_stays_here() {
     let world = world(vec![]).await;
     let purpose = Purpose::Kubelet(TenantUid::new("a"));
-    let issued = tokio::time::timeout(Duration::from_secs(20), identity::first(&world.operator, &purpose)).await.expect("in time");
+    let issued = tokio::time::timeout(Duration::from_secs(20), certificates::first(&world.operator, &purpose)).await.expect("in time");
     let certificate = Certificate::default();
     issued.install(&certificate).unwrap();
     let shown = certificate.resolve(&[], &[]).unwrap();

@@ -6,6 +6,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use nestling_crds::names::NodeName;
+use nestling_runtime::error::chain;
 use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -67,14 +68,4 @@ async fn follow(nodes: Api<Node>, name: NodeName, sender: watch::Sender<Option<A
             Err(error) => tracing::warn!(error = %chain(&error), "cannot watch the host's Node"),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

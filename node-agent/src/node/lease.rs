@@ -1,6 +1,5 @@
 //! The lease that says the node is alive (`kube-node-lease/<node>`): 40 s, renewed every 10 s, as a kubelet's.
 
-use super::{NodeError, call};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
@@ -8,7 +7,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use nestling_crds::labels::AGENT;
 use nestling_crds::names::NodeName;
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
+use nestling_runtime::kube::call;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 pub(super) async fn run(client: Client, node: NodeName, mut uid: watch::Receiver<Option<String>>) {
     let leases: Api<Lease> = Api::namespaced(client, NAMESPACE);
     let mut known: Option<Lease> = None;
-    let mut steps = Steps::new(RETRY, RETRY_AT_MOST);
+    let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
     if uid.wait_for(Option::is_some).await.is_err() {
         return;
     }
@@ -44,16 +44,16 @@ pub(super) async fn run(client: Client, node: NodeName, mut uid: watch::Receiver
     }
 }
 
-async fn renew(leases: &Api<Lease>, node: &NodeName, owner: &str, known: Option<Lease>) -> Result<Lease, NodeError> {
+async fn renew(leases: &Api<Lease>, node: &NodeName, owner: &str, known: Option<Lease>) -> kube::Result<Lease> {
     let known = match known {
         Some(known) => Some(known),
-        None => call("read the node's lease", leases.get_opt(node.as_str())).await?,
+        None => call(leases.get_opt(node.as_str())).await?,
     };
     let params = PostParams { field_manager: Some(AGENT.into()), ..PostParams::default() };
     let lease = next(known.as_ref(), node, owner, Timestamp::now());
     match known {
-        Some(_) => call("renew the node's lease", leases.replace(node.as_str(), &params, &lease)).await,
-        None => call("create the node's lease", leases.create(&params, &lease)).await,
+        Some(_) => call(leases.replace(node.as_str(), &params, &lease)).await,
+        None => call(leases.create(&params, &lease)).await,
     }
 }
 

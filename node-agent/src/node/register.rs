@@ -1,7 +1,7 @@
-//! The loop that registers the tenant's Node and keeps it right.
+//! The loop that registers the tenant's Node and keeps it up to date.
 
 use super::host::HostNode;
-use super::{NodeError, call, desired, patch};
+use super::status;
 use crate::tenant::Tenant;
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::watch_object;
 use nestling_crds::labels::AGENT;
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
 use serde_json::Value;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +24,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// … and written at least so often (`nodeStatusReportFrequency`).
 const REPORT_EVERY: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+enum NodeError {
+    #[error("cannot {what}")]
+    Api {
+        what: &'static str,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("cannot write the change of the Node")]
+    Patch(#[source] serde_json::Error),
+}
 
 pub(super) struct Keeper {
     tenant: Arc<Tenant>,
@@ -45,8 +57,8 @@ impl Keeper {
         let mut host = self.host.clone();
         host.known().await;
         let mut own = pin!(watch_object(self.nodes.clone(), self.tenant.node.as_str()).default_backoff());
-        let mut steps = Steps::new(RETRY, LOOK_EVERY);
-        // Nothing is written before the first answer of the watch says whether there is a Node.
+        let mut steps = Backoff::new(RETRY, LOOK_EVERY);
+        // Nothing is written before the first answer of the watch shows whether there is a Node.
         let mut seen = false;
         let mut next_look = Instant::now() + LOOK_EVERY;
         loop {
@@ -55,8 +67,8 @@ impl Keeper {
                 () = host.changed() => {}
                 Some(change) = own.next() => match change {
                     Ok(node) => {
-                        // A Node that somebody deleted is registered again, but not at once: whoever removes nodes
-                        // for good (the cloud controller manager) must not be raced.
+                        // A deleted Node is registered again, but not at once: the cloud controller manager, which removes
+                        // nodes for good, must not be raced.
                         let deleted = seen && node.is_none();
                         seen = true;
                         self.take(node);
@@ -81,7 +93,7 @@ impl Keeper {
                     Instant::now() + LOOK_EVERY
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot keep the tenant's Node");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot update the tenant's Node; retrying");
                     Instant::now() + steps.failed()
                 }
             };
@@ -103,20 +115,20 @@ impl Keeper {
             if spec.draining {
                 return Ok(());
             }
-            let node = desired::registration(&host, spec, name, Timestamp::now());
+            let node = status::registration(&host, spec, name, Timestamp::now());
             let node = call("register the Node", self.nodes.create(&PostParams::default(), &node)).await?;
             tracing::info!("registered the Node");
             self.reported = Some(Instant::now());
             self.take(Some(node));
             return Ok(());
         };
-        if let Some(change) = patch::node(&existing, &host, spec, name) {
+        if let Some(change) = status::node_patch(&existing, &host, spec, name) {
             existing = call("change the Node", self.nodes.patch(name.as_str(), &params(), &Patch::Merge(change))).await?;
             self.take(Some(existing.clone()));
         }
-        let desired = desired::status(&host, spec, &existing, Timestamp::now());
+        let desired = status::status(&host, spec, &existing, Timestamp::now());
         let heartbeat = self.reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY);
-        if let Some(change) = patch::status(&existing, &desired, heartbeat).map_err(NodeError::Patch)? {
+        if let Some(change) = status::status_patch(&existing, &desired, heartbeat).map_err(NodeError::Patch)? {
             self.write_status(change).await?;
         }
         Ok(())
@@ -133,4 +145,9 @@ impl Keeper {
 
 fn params() -> PatchParams {
     PatchParams { field_manager: Some(AGENT.into()), ..PatchParams::default() }
+}
+
+/// A call to the tenant's API; `what` completes "cannot …".
+async fn call<T>(what: &'static str, future: impl Future<Output = kube::Result<T>>) -> Result<T, NodeError> {
+    nestling_runtime::kube::call(future).await.map_err(|source| NodeError::Api { what, source })
 }

@@ -2,7 +2,7 @@
 
 use super::fixture::{host_node, tenant_spec};
 use super::{HostNode, run};
-use crate::tenant::{PodStores, Tenant};
+use crate::fixtures::tenant_with;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http::{Method, Request, Response, StatusCode};
@@ -11,8 +11,6 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use kube::Client;
 use kube::client::Body;
-use kube::runtime::reflector;
-use nestling_crds::names::NodeName;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -142,17 +140,9 @@ fn not_found() -> Response<Answer> {
 }
 
 fn start(api: &Api, host: HostNode) -> CancellationToken {
-    let client = api.client();
-    let tenant = Tenant {
-        spec: tenant_spec(),
-        node: NodeName::new("worker-7"),
-        kubelet: client.clone(),
-        proxy: client.clone(),
-        host: client,
-        stores: PodStores { tenant: reflector::store().0, host: reflector::store().0 },
-    };
+    let (tenant, _writers) = tenant_with(tenant_spec(), &api.client());
     let stop = CancellationToken::new();
-    tokio::spawn(run(Arc::new(tenant), host, stop.clone()));
+    tokio::spawn(run(tenant, host, stop.clone()));
     stop
 }
 

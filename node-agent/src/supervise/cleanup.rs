@@ -1,22 +1,22 @@
 //! Removes from the host what a tenant that is no longer assigned to this node has left.
 //!
-//! The tenant's own Node is not ours to delete (a node identity has no right to); its cloud controller manager does so
+//! The tenant's own Node is not deleted here (a node identity has no right to); its cloud controller manager does so
 //! when the host node no longer serves the tenant, and the tenant's pods of that node go with it.
 
 use crate::tenant::TenantSpec;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, Resource, ResourceExt as _};
 use kube::{Api, Client};
 use nestling_crds::labels;
 use nestling_crds::names::NodeName;
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
+use nestling_runtime::kube::{call, delete_exact};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-const CALL: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY_AT_MOST: Duration = Duration::from_secs(10);
 /// Longer than any usual grace; past it the host pods are left to the host's own deletion, which is under way.
@@ -37,8 +37,6 @@ enum CleanupError {
         #[source]
         source: kube::Error,
     },
-    #[error("no answer within {CALL:?}")]
-    Timeout,
 }
 
 /// Deletes the tenant's host pods on this node, waits until they are gone, then deletes the copies they used.
@@ -46,7 +44,7 @@ pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
     let namespace = spec.workload_namespace.as_str();
     let mine = format!("{}={},{}={node},{}={}", labels::TENANT, spec.uid, labels::NODE, labels::MANAGED_BY, labels::AGENT);
     let deadline = Instant::now() + LIMIT;
-    let mut steps = Steps::new(LOOK_EVERY, RETRY_AT_MOST);
+    let mut steps = Backoff::new(LOOK_EVERY, RETRY_AT_MOST);
     while Instant::now() < deadline {
         let left = async {
             let pods = delete_all::<Pod>(Api::namespaced(host.clone(), namespace), &mine).await?;
@@ -58,13 +56,17 @@ pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
         };
         match left.await {
             Ok(0) => {
-                tracing::info!("nothing of the tenant is left on this node");
+                tracing::info!("removed the tenant's objects of this node");
                 return;
             }
             Ok(_) => sleep(LOOK_EVERY).await,
             Err(error) => {
                 let pause = steps.failed();
-                tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "cannot remove what the tenant has on this node");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    ?pause,
+                    "cannot remove the tenant's objects of this node; retrying"
+                );
                 sleep(pause).await;
             }
         }
@@ -72,30 +74,17 @@ pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
     tracing::warn!(limit = ?LIMIT, "the tenant's pods on this node are still being deleted");
 }
 
-/// Asks for the deletion of all that is selected and not being deleted yet; how many there still are.
+/// Deletes all objects that are selected and not being deleted yet; returns how many there still are.
 async fn delete_all<K>(api: Api<K>, selector: &str) -> Result<usize, CleanupError>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
     let kind = K::kind(&()).to_string();
     let list = ListParams::default().labels(selector);
-    let found = within(api.list(&list)).await?.map_err(|source| CleanupError::List { kind: kind.clone(), source })?;
-    for object in &found.items {
-        if object.meta().deletion_timestamp.is_some() {
-            continue;
-        }
-        let name = object.name_any();
-        let params =
-            DeleteParams { preconditions: Some(Preconditions { uid: object.uid(), resource_version: None }), ..DeleteParams::default() };
-        match within(api.delete(&name, &params)).await? {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
-            Err(source) => return Err(CleanupError::Delete { kind, name, source }),
-        }
+    let found = call(api.list(&list)).await.map_err(|source| CleanupError::List { kind: kind.clone(), source })?;
+    for object in found.items.iter().filter(|object| object.meta().deletion_timestamp.is_none()) {
+        let failed = |source| CleanupError::Delete { kind: kind.clone(), name: object.name_any(), source };
+        delete_exact(&api, object.meta(), None).await.map_err(failed)?;
     }
     Ok(found.items.len())
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> Result<T, CleanupError> {
-    tokio::time::timeout(CALL, future).await.map_err(|_| CleanupError::Timeout)
 }

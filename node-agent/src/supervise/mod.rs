@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 /// What a tenant's task is to do: serve this, or (`None`) clean up and end.
-type Wanted = Option<Arc<TenantSpec>>;
+type Assignment = Option<Arc<TenantSpec>>;
 
 /// Serves the tenants that `changes` names until `shutdown`, then waits for all of them to stop. Stopping leaves the
 /// pods of tenants running: the next agent takes over from there.
 pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
-    let mut tenants: HashMap<TenantUid, watch::Sender<Wanted>> = HashMap::new();
+    let mut tenants: HashMap<TenantUid, watch::Sender<Assignment>> = HashMap::new();
     let mut tasks: JoinSet<TenantUid> = JoinSet::new();
     loop {
         tokio::select! {
@@ -32,7 +32,7 @@ pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, sh
             Some(ended) = tasks.join_next() => match ended {
                 // A tenant may have come back after its task had decided to end.
                 Ok(uid) => {
-                    let again = tenants.remove(&uid).and_then(|wanted| wanted.borrow().clone());
+                    let again = tenants.remove(&uid).and_then(|assigned| assigned.borrow().clone());
                     if let Some(spec) = again {
                         start(&agent, &mut tenants, &mut tasks, spec, &shutdown);
                     }
@@ -41,16 +41,16 @@ pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, sh
             },
             change = changes.recv() => match change {
                 Some(Change::Serve(spec)) => match tenants.get(&spec.uid) {
-                    Some(wanted) => drop(wanted.send_replace(Some(Arc::new(*spec)))),
+                    Some(assigned) => drop(assigned.send_replace(Some(Arc::new(*spec)))),
                     None => start(&agent, &mut tenants, &mut tasks, Arc::new(*spec), &shutdown),
                 },
                 Some(Change::Remove(uid)) => {
-                    if let Some(wanted) = tenants.get(&uid) {
-                        wanted.send_replace(None);
+                    if let Some(assigned) = tenants.get(&uid) {
+                        assigned.send_replace(None);
                     }
                 }
-                // Rules that a former agent left for others go; those of tenants that are still leaving stay.
-                Some(Change::Synced(told)) => agent.proxy.keep_only(told.into_iter().chain(tenants.keys().cloned()).collect()),
+                // Removes rules that a former agent left for other tenants; those of tenants still being cleaned up stay.
+                Some(Change::Synced(assigned)) => agent.proxy.keep_only(assigned.into_iter().chain(tenants.keys().cloned()).collect()),
                 None => break,
             },
         }
@@ -64,28 +64,33 @@ pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, sh
 
 fn start(
     agent: &Arc<AgentParts>,
-    tenants: &mut HashMap<TenantUid, watch::Sender<Wanted>>,
+    tenants: &mut HashMap<TenantUid, watch::Sender<Assignment>>,
     tasks: &mut JoinSet<TenantUid>,
     spec: Arc<TenantSpec>,
     shutdown: &CancellationToken,
 ) {
     let span = tracing::info_span!("tenant", tenant = %format_args!("{}/{}", spec.namespace, spec.name));
     let uid = spec.uid.clone();
-    let (sender, wanted) = watch::channel(Some(spec));
+    let (sender, assigned) = watch::channel(Some(spec));
     tenants.insert(uid.clone(), sender);
-    tasks.spawn(serve(agent.clone(), uid, wanted, shutdown.clone()).instrument(span));
+    tasks.spawn(serve(agent.clone(), uid, assigned, shutdown.clone()).instrument(span));
 }
 
-/// Serves one tenant as it is wanted; every change of what is wanted starts its group anew.
-async fn serve(agent: Arc<AgentParts>, uid: TenantUid, mut wanted: watch::Receiver<Wanted>, shutdown: CancellationToken) -> TenantUid {
+/// Serves one tenant as it is assigned; a change of its description restarts its tasks.
+async fn serve(
+    agent: Arc<AgentParts>,
+    uid: TenantUid,
+    mut assigned: watch::Receiver<Assignment>,
+    shutdown: CancellationToken,
+) -> TenantUid {
     let mut last = None;
     loop {
-        let now = wanted.borrow_and_update().clone();
+        let now = assigned.borrow_and_update().clone();
         let Some(spec) = now else { break };
         last = Some(spec.clone());
         let stop = shutdown.child_token();
         let changed = async {
-            if wanted.changed().await.is_err() {
+            if assigned.changed().await.is_err() {
                 shutdown.cancelled().await;
             }
             stop.cancel();
@@ -98,7 +103,7 @@ async fn serve(agent: Arc<AgentParts>, uid: TenantUid, mut wanted: watch::Receiv
     if let Some(spec) = last {
         let clean = cleanup::run(&agent.host, &agent.node, &spec);
         if shutdown.run_until_cancelled(clean).await.is_none() {
-            tracing::warn!("stopping before the tenant's pods are gone from this node");
+            tracing::warn!("stopping before the tenant's pods are removed from this node");
             return uid;
         }
         agent.proxy.remove(&uid);

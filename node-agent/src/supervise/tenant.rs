@@ -3,7 +3,7 @@
 
 use crate::connection::{Connection, ConnectionError};
 use crate::control::Operator;
-use crate::control::identity::{self, Issued, Purpose};
+use crate::control::certificates::{self, Issued, Purpose};
 use crate::node::{self, HostNode};
 use crate::pods;
 use crate::proxy::{self, Proxy};
@@ -11,7 +11,7 @@ use crate::services::Services;
 use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
 use kube::Client;
 use nestling_crds::names::NodeName;
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
 use nestling_runtime::tls::{Certificate, CertificateError};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -26,7 +26,7 @@ const RESTART: Duration = Duration::from_millis(500);
 const RESTART_AT_MOST: Duration = Duration::from_secs(30);
 /// A group that has run so long has not failed to start.
 const SETTLED: Duration = Duration::from_secs(60);
-/// Parts that are asked to stop have so long.
+/// How long the parts may take to stop.
 const STOP: Duration = Duration::from_secs(10);
 
 /// What all tenants of the node share.
@@ -47,7 +47,7 @@ struct Connections {
 
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("a certificate from the operator cannot be used")]
+    #[error("a certificate from the operator is not usable")]
     Certificate(#[from] CertificateError),
     #[error("cannot connect to the tenant")]
     Connection(#[from] ConnectionError),
@@ -57,20 +57,23 @@ enum StartError {
 pub(super) async fn run(agent: &Arc<AgentParts>, spec: &TenantSpec, stop: CancellationToken) {
     let kubelet = Purpose::Kubelet(spec.uid.clone());
     let proxy = Purpose::Proxy(spec.uid.clone());
-    let first = async { tokio::join!(identity::first(&agent.operator, &kubelet), identity::first(&agent.operator, &proxy)) };
+    let first = async { tokio::join!(certificates::first(&agent.operator, &kubelet), certificates::first(&agent.operator, &proxy)) };
     let Some((kubelet_first, proxy_first)) = stop.run_until_cancelled(first).await else { return };
     let connections = match connect(spec, &kubelet_first, &proxy_first) {
         Ok(connections) => connections,
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot serve the tenant as it is described");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot connect to the tenant as it is described; waiting for another description"
+            );
             stop.cancelled().await;
             return;
         }
     };
     let renewals = async {
         tokio::join!(
-            identity::keep(&agent.operator, &kubelet, kubelet_first, |issued| replace(&connections.kubelet, issued)),
-            identity::keep(&agent.operator, &proxy, proxy_first, |issued| replace(&connections.proxy, issued)),
+            certificates::keep(&agent.operator, &kubelet, kubelet_first, |issued| replace(&connections.kubelet, issued)),
+            certificates::keep(&agent.operator, &proxy, proxy_first, |issued| replace(&connections.proxy, issued)),
         )
     };
     tokio::select! {
@@ -94,13 +97,15 @@ fn certificate(issued: &Issued) -> Result<Certificate, CertificateError> {
 fn replace(connection: &Connection, issued: &Issued) {
     match certificate(issued) {
         Ok(certificate) => connection.replace(certificate),
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "a renewed certificate cannot be used"),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot install a renewed certificate; keeping the last one")
+        }
     }
 }
 
-/// Runs the parts, all anew when one of them ends: they share stores, which can be filled only once.
+/// Runs the parts, and restarts all when one of them ends: they share stores, which can be filled only once.
 async fn serve(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: &CancellationToken) {
-    let mut steps = Steps::new(RESTART, RESTART_AT_MOST);
+    let mut steps = Backoff::new(RESTART, RESTART_AT_MOST);
     while !stop.is_cancelled() {
         let started = Instant::now();
         serve_once(agent, spec, connections, stop.child_token()).await;
@@ -145,13 +150,13 @@ async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Co
     }
 }
 
-/// One part of the group under its name; what it fails of is logged here, once.
+/// One part of the group under its name; its failure is logged here, once.
 async fn part<R: Outcome>(name: &'static str, run: impl Future<Output = R>) -> &'static str {
     run.await.report(name);
     name
 }
 
-/// How a part says that it has ended.
+/// What a part returns when it ends.
 trait Outcome {
     fn report(self, name: &'static str);
 }

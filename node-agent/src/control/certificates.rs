@@ -1,11 +1,11 @@
 //! Certificates from the operator: the key is made here and never leaves memory, the operator signs, and at two thirds of
-//! its life a certificate is followed by the next one, with a key of its own.
+//! its life a certificate is renewed, with a new key.
 
-use super::{Operator, OperatorError};
+use super::client::{Operator, OperatorError};
 use jiff::Timestamp;
 use nestling_control_api::v1alpha1::{CertificateKind, SignRequest};
 use nestling_crds::names::TenantUid;
-use nestling_runtime::backoff::Steps;
+use nestling_runtime::backoff::Backoff;
 use nestling_runtime::tls::{Certificate, CertificateError};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -29,18 +29,18 @@ pub enum Purpose {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    #[error("cannot make a key")]
+enum IssueError {
+    #[error("cannot generate a key or its request")]
     Key(#[source] rcgen::Error),
     #[error("cannot reach the operator for a certificate")]
     Operator(#[from] OperatorError),
-    #[error("the operator did not sign")]
+    #[error("the operator refused to sign")]
     Sign(#[source] Box<tonic::Status>),
     #[error("the operator did not sign within {CALL:?}")]
     Timeout,
-    #[error("the operator's answer is no certificate for the key")]
+    #[error("the operator's answer is not a certificate for the key")]
     Certificate(#[from] CertificateError),
-    #[error("the operator's answer has no time of expiry")]
+    #[error("the operator's answer has no valid notAfter")]
     Expiry(#[source] jiff::Error),
 }
 
@@ -53,7 +53,7 @@ pub struct Issued {
 }
 
 impl Issued {
-    /// Puts it to use.
+    /// Makes `certificate` present this one from now on.
     pub fn install(&self, certificate: &Certificate) -> Result<(), CertificateError> {
         certificate.set(self.chain.as_bytes(), &self.key)
     }
@@ -64,22 +64,22 @@ impl Issued {
     }
 }
 
-/// The first certificate for `purpose`, however long it takes.
+/// The first certificate for `purpose`; failures are retried for ever.
 pub async fn first(operator: &Operator, purpose: &Purpose) -> Issued {
-    let mut steps = Steps::new(RETRY, RETRY_AT_MOST);
+    let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
     loop {
         match issue(operator, purpose).await {
             Ok(issued) => return issued,
             Err(error) => {
                 let pause = steps.failed();
-                tracing::warn!(error = &error as &dyn std::error::Error, ?purpose, ?pause, "no certificate yet");
+                tracing::warn!(error = &error as &dyn std::error::Error, ?purpose, ?pause, "cannot obtain a certificate; retrying");
                 tokio::time::sleep(pause).await;
             }
         }
     }
 }
 
-/// Renews for ever; each new certificate is given to `install`.
+/// Renews for ever and passes each new certificate to `install`.
 pub async fn keep(operator: &Operator, purpose: &Purpose, mut current: Issued, mut install: impl FnMut(&Issued)) {
     loop {
         tokio::time::sleep(current.renew_after()).await;
@@ -89,10 +89,10 @@ pub async fn keep(operator: &Operator, purpose: &Purpose, mut current: Issued, m
     }
 }
 
-async fn issue(operator: &Operator, purpose: &Purpose) -> Result<Issued, IdentityError> {
-    let key = KeyPair::generate().map_err(IdentityError::Key)?;
-    // Subject and names are the operator's to decide; only the public key counts.
-    let csr = CertificateParams::default().serialize_request(&key).map_err(IdentityError::Key)?;
+async fn issue(operator: &Operator, purpose: &Purpose) -> Result<Issued, IssueError> {
+    let key = KeyPair::generate().map_err(IssueError::Key)?;
+    // The operator decides subject and names; only the public key of the request counts.
+    let csr = CertificateParams::default().serialize_request(&key).map_err(IssueError::Key)?;
     let (kind, tenant) = match purpose {
         Purpose::Kubelet(tenant) => (CertificateKind::Kubelet, tenant.to_string()),
         Purpose::Proxy(tenant) => (CertificateKind::Proxy, tenant.to_string()),
@@ -103,13 +103,13 @@ async fn issue(operator: &Operator, purpose: &Purpose) -> Result<Issued, Identit
     let control = operator.control().await?;
     let request = control.request(message).await.map_err(OperatorError::from)?;
     let mut client = control.client();
-    let answer = tokio::time::timeout(CALL, client.sign(request)).await.map_err(|_| IdentityError::Timeout)?;
-    let answer = answer.map_err(|status| IdentityError::Sign(Box::new(status)))?.into_inner();
+    let answer = tokio::time::timeout(CALL, client.sign(request)).await.map_err(|_| IssueError::Timeout)?;
+    let answer = answer.map_err(|status| IssueError::Sign(Box::new(status)))?.into_inner();
     let issued = Issued {
         chain: answer.chain_pem,
         key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
         issued,
-        not_after: Timestamp::from_second(answer.not_after).map_err(IdentityError::Expiry)?,
+        not_after: Timestamp::from_second(answer.not_after).map_err(IssueError::Expiry)?,
     };
     issued.install(&Certificate::default())?;
     Ok(issued)

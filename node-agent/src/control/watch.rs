@@ -1,0 +1,302 @@
+//! Follows the operator's stream of tenants, over as many connections as it takes, and turns it into [`Change`]s.
+
+use super::client::{Operator, OperatorError};
+use crate::tenant::TenantSpec;
+use nestling_control_api::v1alpha1::watch_event::Event;
+use nestling_control_api::v1alpha1::{self as proto, WatchRequest};
+use nestling_crds::names::{TenantUid, WorkloadNamespace};
+use nestling_runtime::backoff::Backoff;
+use nestling_runtime::readiness::Pending;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::AddrParseError;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_AT_MOST: Duration = Duration::from_secs(10);
+const OPEN: Duration = Duration::from_secs(15);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A tenant is to be served, or served differently.
+    Serve(Box<TenantSpec>),
+    /// A tenant is no longer to be served: what it has on this node is to be removed.
+    Remove(TenantUid),
+    /// The full set of tenants that the operator assigns to this node, including any that could not be parsed.
+    Synced(BTreeSet<TenantUid>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("cannot open the stream of tenants")]
+    Connect(#[from] OperatorError),
+    #[error("the operator refused the stream of tenants")]
+    Open(#[source] Box<tonic::Status>),
+    #[error("the operator did not open the stream of tenants within {OPEN:?}")]
+    Timeout,
+    #[error("the stream of tenants failed")]
+    Broken(#[source] Box<tonic::Status>),
+    #[error("the operator ended the stream of tenants")]
+    Ended,
+}
+
+/// Sends what changes to `changes` until `shutdown`. `unsynced` is dropped once the operator has sent the full set.
+pub async fn follow(operator: Operator, changes: mpsc::Sender<Change>, unsynced: Pending, shutdown: CancellationToken) {
+    let mut unsynced = Some(unsynced);
+    let mut known = Known::default();
+    let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
+    let forever = async {
+        loop {
+            known.begin();
+            let error = stream(&operator, &changes, &mut known, &mut unsynced).await;
+            if known.is_synced() {
+                steps.succeeded();
+                if matches!(error, StreamError::Ended) {
+                    // The operator ends streams now and then, so that callers present a current token.
+                    tracing::debug!("the operator ended the stream of tenants; opening the next one");
+                    continue;
+                }
+            }
+            let pause = steps.failed();
+            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "control API stream failed; keeping the last known tenants");
+            tokio::time::sleep(pause).await;
+        }
+    };
+    let _: Option<()> = shutdown.run_until_cancelled(forever).await;
+}
+
+async fn stream(operator: &Operator, changes: &mpsc::Sender<Change>, known: &mut Known, unsynced: &mut Option<Pending>) -> StreamError {
+    match try_stream(operator, changes, known, unsynced).await {
+        Ok(()) => StreamError::Ended,
+        Err(error) => error,
+    }
+}
+
+async fn try_stream(
+    operator: &Operator,
+    changes: &mpsc::Sender<Change>,
+    known: &mut Known,
+    unsynced: &mut Option<Pending>,
+) -> Result<(), StreamError> {
+    let control = operator.reconnect().await?;
+    let request = control.request(WatchRequest {}).await.map_err(OperatorError::from)?;
+    let mut client = control.client();
+    let opened = tokio::time::timeout(OPEN, client.watch(request)).await.map_err(|_| StreamError::Timeout)?;
+    let mut events = opened.map_err(|status| StreamError::Open(Box::new(status)))?.into_inner();
+    // A peer that vanishes is found by the connection's own pings, so waiting for an event needs no limit.
+    while let Some(event) = events.message().await.map_err(|status| StreamError::Broken(Box::new(status)))? {
+        let Some(event) = event.event else { continue };
+        match known.apply(event) {
+            Ok(all) => {
+                for change in all {
+                    if changes.send(change).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Err(error) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot parse a tenant that the operator sent; keeping its last known description"
+            ),
+        }
+        if known.is_synced() && unsynced.take().is_some() {
+            tracing::info!("received all tenants of this node");
+        }
+    }
+    Ok(())
+}
+
+/// The tenants known from the operator, across streams: what each event changes. Level-triggered: a new stream sends the
+/// full set first, and what it has not sent by `synced` is gone, whatever was missed in between.
+#[derive(Debug, Default)]
+struct Known {
+    tenants: BTreeMap<TenantUid, TenantSpec>,
+    /// What the current stream has sent before `synced`; `None` after it.
+    sent: Option<BTreeSet<TenantUid>>,
+}
+
+impl Known {
+    /// A new stream begins.
+    fn begin(&mut self) {
+        self.sent = Some(BTreeSet::new());
+    }
+
+    fn is_synced(&self) -> bool {
+        self.sent.is_none()
+    }
+
+    /// A tenant that cannot be parsed counts as sent: an older agent must not remove what a newer operator describes.
+    fn apply(&mut self, event: Event) -> Result<Vec<Change>, ParseError> {
+        match event {
+            Event::Upsert(tenant) => {
+                if let Some(sent) = &mut self.sent {
+                    sent.insert(TenantUid::new(tenant.uid.clone()));
+                }
+                let spec = parse(tenant)?;
+                let old = self.tenants.insert(spec.uid.clone(), spec.clone());
+                Ok(if old.as_ref() == Some(&spec) { Vec::new() } else { vec![Change::Serve(Box::new(spec))] })
+            }
+            Event::Remove(removed) => Ok(self.remove(TenantUid::new(removed.uid)).into_iter().collect()),
+            Event::Synced(_) => {
+                let Some(sent) = self.sent.take() else { return Ok(Vec::new()) };
+                let gone: Vec<TenantUid> = self.tenants.keys().filter(|uid| !sent.contains(uid)).cloned().collect();
+                let mut changes: Vec<Change> = gone.into_iter().filter_map(|uid| self.remove(uid)).collect();
+                changes.push(Change::Synced(sent));
+                Ok(changes)
+            }
+        }
+    }
+
+    fn remove(&mut self, uid: TenantUid) -> Option<Change> {
+        if let Some(sent) = &mut self.sent {
+            sent.remove(&uid);
+        }
+        self.tenants.remove(&uid).map(|_| Change::Remove(uid))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ParseError {
+    #[error("{field} is missing")]
+    Missing { field: &'static str },
+    #[error("{field} {value:?} is not an IP address")]
+    Address {
+        field: &'static str,
+        value: String,
+        #[source]
+        source: AddrParseError,
+    },
+    #[error("service range {value:?} is not in CIDR notation")]
+    Cidr {
+        value: String,
+        #[source]
+        source: ipnet::AddrParseError,
+    },
+    #[error("endpoint {0:?} is not an https URL")]
+    Endpoint(String),
+}
+
+fn parse(tenant: proto::Tenant) -> Result<TenantSpec, ParseError> {
+    let proto::Tenant {
+        uid,
+        namespace,
+        name,
+        workload_namespace,
+        endpoint,
+        ca_bundle,
+        service_cidrs,
+        dns_address,
+        kubernetes_address,
+        cluster_domain,
+        version,
+        capacity,
+        draining,
+    } = tenant;
+    let present = |field: &'static str, value: String| if value.is_empty() { Err(ParseError::Missing { field }) } else { Ok(value) };
+    if !endpoint.starts_with("https://") {
+        return Err(ParseError::Endpoint(endpoint));
+    }
+    if ca_bundle.is_empty() {
+        return Err(ParseError::Missing { field: "ca_bundle" });
+    }
+    let service_cidrs = service_cidrs
+        .into_iter()
+        .map(|value| value.parse().map_err(|source| ParseError::Cidr { value, source }))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(TenantSpec {
+        uid: TenantUid::new(present("uid", uid)?),
+        namespace,
+        name,
+        workload_namespace: WorkloadNamespace::from_made(present("workload_namespace", workload_namespace)?),
+        endpoint,
+        ca_bundle,
+        service_cidrs,
+        dns_address: address("dns_address", dns_address)?,
+        kubernetes_address: address("kubernetes_address", kubernetes_address)?,
+        cluster_domain: present("cluster_domain", cluster_domain)?,
+        version,
+        capacity: capacity.into_iter().collect(),
+        draining,
+    })
+}
+
+fn address(field: &'static str, value: String) -> Result<std::net::IpAddr, ParseError> {
+    value.parse().map_err(|source| ParseError::Address { field, value, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nestling_control_api::v1alpha1::{Removed, Synced, Tenant};
+
+    fn upsert(uid: &str, version: &str) -> Event {
+        Event::Upsert(Tenant {
+            uid: uid.into(),
+            namespace: "team".into(),
+            name: uid.into(),
+            workload_namespace: format!("team-{uid}-x"),
+            endpoint: "https://10.96.3.4:443".into(),
+            ca_bundle: b"pem".to_vec(),
+            service_cidrs: vec!["10.96.0.0/16".into()],
+            dns_address: "10.96.0.10".into(),
+            kubernetes_address: "10.96.0.1".into(),
+            cluster_domain: "cluster.local".into(),
+            version: version.into(),
+            ..Tenant::default()
+        })
+    }
+
+    fn served(changes: &[Change]) -> Vec<String> {
+        changes
+            .iter()
+            .map(|change| match change {
+                Change::Serve(spec) => format!("+{}", spec.uid),
+                Change::Remove(uid) => format!("-{uid}"),
+                Change::Synced(all) => format!("={}", all.len()),
+            })
+            .collect()
+    }
+
+    fn run(known: &mut Known, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        known.begin();
+        events.into_iter().flat_map(|event| served(&known.apply(event).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_new_stream_changes_only_what_differs() {
+        let mut known = Known::default();
+        let synced = || Event::Synced(Synced {});
+        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("b", "1"), synced()]), ["+a", "+b", "=2"]);
+        assert!(known.is_synced());
+        assert_eq!(run(&mut known, [upsert("a", "1"), upsert("c", "1"), synced()]), ["+c", "-b", "=2"]);
+        assert_eq!(run(&mut known, [upsert("a", "2"), upsert("c", "1"), synced()]), ["+a", "=2"]);
+    }
+
+    #[test]
+    fn nothing_is_removed_before_synced() {
+        let mut known = Known::default();
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
+        assert!(run(&mut known, []).is_empty());
+        assert!(!known.is_synced());
+        assert_eq!(run(&mut known, [Event::Synced(Synced {})]), ["-a", "=0"]);
+    }
+
+    #[test]
+    fn a_removed_tenant_is_removed_once() {
+        let mut known = Known::default();
+        let remove = || Event::Remove(Removed { uid: "a".into() });
+        assert_eq!(run(&mut known, [upsert("a", "1"), remove(), remove(), Event::Synced(Synced {})]), ["+a", "-a", "=0"]);
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_parsed_keeps_being_served_as_before() {
+        let mut known = Known::default();
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
+        known.begin();
+        let Event::Upsert(tenant) = upsert("a", "2") else { unreachable!() };
+        let error = known.apply(Event::Upsert(Tenant { dns_address: "nonsense".into(), ..tenant })).unwrap_err();
+        assert!(error.to_string().contains("nonsense"));
+        assert_eq!(served(&known.apply(Event::Synced(Synced {})).unwrap()), ["=1"]);
+    }
+}

@@ -1,1 +1,0 @@
-pub(super) use nestling_crds::quantity::nanos;
