@@ -202,7 +202,7 @@ mod tests {
     #[case("GET", "/containerLogs/ns//c", "containerLogs", 404, UNKNOWN)]
     #[case("POST", "/exec/ns/p/c?output=1", "exec", 404, NO_POD)]
     #[case("POST", "/exec/ns/p/?output=1", "exec", 404, UNKNOWN)]
-    #[case("PUT", "/exec//p/c", "exec", 404, UNKNOWN)]
+    #[case("POST", "/exec//p/c", "exec", 404, UNKNOWN)]
     #[case("GET", "/exec/ns/p/u/c?output=1", "exec", 404, NO_POD)]
     #[case("POST", "/attach/ns/p/c?output=1", "attach", 404, NO_POD)]
     #[case("POST", "/run/ns/p/u/c?cmd=id", "run", 404, NO_POD)]
