@@ -37,6 +37,8 @@ mod watch;
 mod fixtures;
 #[cfg(test)]
 mod handshake_tests;
+#[cfg(test)]
+mod life_tests;
 
 use crate::services::Services;
 use crate::tenant::{StoreWriters, Tenant};

@@ -71,6 +71,11 @@ impl Watches {
         if let Event::Delete(pod) = &event {
             self.host_pod_deleted(pod);
         }
+        let may_change_addresses = match &event {
+            Event::Apply(pod) => reported.is_none() || self.has_new_addresses(pod),
+            Event::Delete(_) | Event::InitDone => true,
+            Event::Init | Event::InitApply(_) => false,
+        };
         writer.apply_watcher_event(&event);
         match &event {
             Event::Apply(pod) => self.host_pod_observed(pod),
@@ -81,7 +86,7 @@ impl Watches {
             }
             Event::Delete(_) | Event::Init | Event::InitApply(_) => {}
         }
-        if !matches!(event, Event::Init | Event::InitApply(_)) {
+        if may_change_addresses {
             self.report_addresses(reported);
         }
         for key in keys {
@@ -147,6 +152,13 @@ impl Watches {
             .chain(self.records.keys())
             .collect();
         keys.into_iter().collect()
+    }
+
+    /// Whether the addresses of a host pod differ from those that the store has.
+    fn has_new_addresses(&self, pod: &Pod) -> bool {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let reference = ObjectRef::new(name).within(self.tenant.spec.workload_namespace.as_str());
+        self.tenant.stores.host.get(&reference).map(|stored| addresses(&stored)).unwrap_or_default() != addresses(pod)
     }
 
     fn report_addresses(&self, reported: &mut Option<BTreeSet<IpAddr>>) {
