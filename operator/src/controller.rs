@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use crate::apply::ApplyError;
     use crate::host::Stores;
+    use crate::reconcile::subject::DecodeError;
     use crate::state::testing::context;
     use nestling_runtime::testing::ApiServer;
     use serde_json::json;
@@ -89,7 +90,7 @@ mod tests {
         let policy = |error: &Error| error_policy(&cluster, error, &ctx);
         let lost = Error::Status(kube::Error::Service(Refused::NotLeader.into()));
         assert_eq!(policy(&lost), Action::await_change());
-        assert_eq!(policy(&Error::DecodeFailed("topology: unknown variant".into())), Action::await_change());
+        assert_eq!(policy(&Error::DecodeFailed(DecodeError("topology: unknown variant".into()))), Action::await_change());
         assert_eq!(policy(&Error::Invalid(Vec::new())), Action::requeue(INVALID));
         // The first of the clusters' own pauses: none of the above counts as a failure.
         let waiting = Error::Apply(ApplyError::Terminating { object: "ConfigMap dev".into() });

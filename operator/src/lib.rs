@@ -1,13 +1,13 @@
 //! The operator: makes a running tenant cluster out of a `VirtualCluster`, and serves node agents their tenants.
 //!
 //! Watches of the host fill stores and a queue ([`host`]); [`controller`] reconciles the clusters in the queue; a [`reconcile`]
-//! reads, validates, builds, applies and reports. [`pki`], [`network`], `reconcile::validate` and `reconcile::build` are pure.
+//! reads, validates, builds, applies and reports. [`model`], [`pki`], `reconcile::validate` and `reconcile::build` are pure.
 //! [`apply`] writes what has drifted, on the host and, with [`addons`], inside tenants, whose APIs [`tenant`] connects to.
 //! [`control`] serves agents from the same stores. [`app`] alone wires it all.
 //!
 //! Every replica watches and serves; the holder of the lease writes, and [`host::client`] checks the lease at each write.
 //!
-//! Order: config ← conditions ← metrics ← events ← network ← pki ← installation ← host ← tenant ← state ← apply ← addons
+//! Order: config ← conditions ← metrics ← events ← model ← pki ← installation ← host ← tenant ← state ← apply ← addons
 //! ← reconcile ← control ← controller ← app
 
 mod addons;
@@ -21,7 +21,7 @@ mod events;
 mod host;
 mod installation;
 mod metrics;
-pub mod network;
+pub mod model;
 pub mod pki;
 pub mod reconcile;
 mod state;

@@ -2,7 +2,7 @@
 //! Callers show service-account tokens, which the host's API reviews.
 
 use crate::host::Stores;
-use crate::reconcile::build::names;
+use crate::model::names;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
 use kube::runtime::reflector::ObjectRef;

@@ -1,10 +1,10 @@
 //! Certificates for agents: the subject follows from the caller's node; of the request only the public key counts.
 
 use super::snapshot::TenantSnapshot;
+use crate::model::HostNode;
+use crate::model::names;
 use crate::pki::installation::InstallationCas;
 use crate::pki::sign::{self, SignError, Signed};
-use crate::reconcile::build::names;
-use crate::reconcile::dereference::HostNode;
 use crate::state::State;
 use jiff::{SignedDuration, Timestamp};
 use nestling_control_api::v1alpha1::{CertificateKind, SignRequest};

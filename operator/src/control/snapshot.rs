@@ -4,11 +4,11 @@
 //! gone or being deleted; one that cannot be read right now stays as it was, and a snapshot that lacks one is incomplete.
 
 use crate::host::{Cluster, Stores};
-use crate::network::service_range;
-use crate::pki;
-use crate::reconcile::build::members::PINNED_NODE;
-use crate::reconcile::build::names;
-use crate::reconcile::dereference::HostNode;
+use crate::model::HostNode;
+use crate::model::keys;
+use crate::model::names;
+use crate::model::names::PINNED_NODE;
+use crate::reconcile::validate;
 use crate::state::State;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
@@ -152,7 +152,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
     let range: Ipv4Net =
         status.service_cidr.as_ref().and_then(|range| range.parse().ok()).ok_or(SnapshotError::Missing("service range"))?;
     let ca = state.secret(uid, &namespace, &names::ca(&name)).await.map_err(SnapshotError::Secret)?;
-    let ca_bundle = ca.and_then(|ca| ca.data.as_ref()?.get(pki::keys::CA).map(|bundle| bundle.0.clone()));
+    let ca_bundle = ca.and_then(|ca| ca.data.as_ref()?.get(keys::CA).map(|bundle| bundle.0.clone()));
     let tenant = api::Tenant {
         uid: uid.to_string(),
         namespace,
@@ -161,7 +161,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
         endpoint,
         ca_bundle: ca_bundle.ok_or(SnapshotError::Missing("CA"))?,
         service_cidrs: vec![range.to_string()],
-        dns_address: address(range, service_range::DNS_INDEX)?,
+        dns_address: address(range, validate::DNS_INDEX)?,
         kubernetes_address: address(range, 1)?,
         cluster_domain: cluster.spec.network.cluster_domain.clone(),
         version: status.version.clone().ok_or(SnapshotError::Missing("version"))?,
@@ -172,7 +172,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
 }
 
 fn address(range: Ipv4Net, index: u32) -> Result<String, SnapshotError> {
-    service_range::nth(&range, index).map(|address| address.to_string()).ok_or(SnapshotError::Missing("room in its service range"))
+    validate::nth(&range, index).map(|address| address.to_string()).ok_or(SnapshotError::Missing("room in its service range"))
 }
 
 /// `None` while a `SingleNode` cluster has no node yet.

@@ -72,7 +72,7 @@ pub(super) fn cloud_nodes(snapshot: &TenantSnapshot, uid: &TenantUid) -> Option<
 mod tests {
     use super::*;
     use crate::control::snapshot::Nodes;
-    use crate::reconcile::dereference::HostNode;
+    use crate::model::HostNode;
     use nestling_control_api::v1alpha1::Tenant;
 
     fn node(name: &str, labels: &[(&str, &str)]) -> (NodeName, Arc<HostNode>) {

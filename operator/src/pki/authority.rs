@@ -1,9 +1,7 @@
 //! A certificate authority: its certificate and key, and what it signs.
 
-use super::PkiError;
-use super::leaf::LeafSpec;
-use super::time::BACKDATE;
-use crate::reconcile::validate::San;
+use crate::model::San;
+use crate::pki::leaf::{BACKDATE, LeafSpec};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -15,9 +13,53 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::time::Duration;
+use thiserror::Error;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
+
+/// How long what is minted lives.
+///
+/// Programs look at renewed files after a while only: the kubelet brings a Secret into a pod within about 90 s, and
+/// client-go reloads client certificates every 5 minutes (`CertCallbackRefreshDuration`). Leaves that live less than about
+/// 20 minutes are therefore renewed in time in the Secrets, but clients that hold them fail now and then: for tests of
+/// renewal itself only.
+#[derive(Clone, Copy, Debug)]
+pub struct PkiPolicy {
+    pub leaf_lifetime: SignedDuration,
+    pub ca_lifetime: SignedDuration,
+}
+
+/// A certificate with its key, PEM, for a program that keeps them in memory.
+#[derive(Clone)]
+pub struct Identity {
+    pub certificate: String,
+    pub key: String,
+    pub not_after: Timestamp,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Error)]
+pub enum PkiError {
+    /// Nothing is minted in its place: a new authority would cut off everything that trusts the old one.
+    #[error("Secret {secret} holds an unusable {authority}: restore it, or delete it to begin with a new one")]
+    UnusableAuthority { secret: String, authority: String },
+    #[error("authority {authority} as minted cannot be read back")]
+    Unusable { authority: String },
+    #[error("cannot sign {subject}: its authority expired at {at}")]
+    AuthorityExpired { subject: String, at: Timestamp },
+    #[error("cannot generate a key")]
+    Generate(#[source] rcgen::Error),
+    #[error("cannot sign {subject}")]
+    Sign { subject: String, source: rcgen::Error },
+    #[error("cannot write kubeconfig for {user}")]
+    Kubeconfig { user: String, source: serde_saphyr::ser::Error },
+}
 
 /// A certificate with its key, both PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -142,4 +184,10 @@ fn serial(public_key: &[u8], now: Timestamp) -> SerialNumber {
     let mut bytes = digest.finalize()[..16].to_vec();
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from(bytes)
+}
+
+/// A certificate of `authority` with a new key, in memory.
+pub(super) fn identity(authority: &Authority, spec: &LeafSpec, now: Timestamp, lifetime: SignedDuration) -> Result<Identity, PkiError> {
+    let (pair, not_after) = authority.issue(spec, now, lifetime)?;
+    Ok(Identity { certificate: pair.certificate, key: pair.key, not_after })
 }

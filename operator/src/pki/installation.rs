@@ -1,10 +1,9 @@
-//! Authorities of the installation, held by the operator alone: no tenant's admin can make anything sign with them.
+//! Authorities of the installation, held by the operator alone: no tenant's administrator can make anything sign with them.
 
-use super::authority::Authority;
-use super::leaf::{LeafSpec, Usage};
-use super::secret::{Values, pair};
-use super::{Identity, PkiError, identity};
-use crate::reconcile::validate::San;
+use crate::model::San;
+use crate::pki::authority::{Authority, Identity, PkiError, identity};
+use crate::pki::leaf::{LeafSpec, Usage};
+use crate::pki::secret::{Values, pair};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

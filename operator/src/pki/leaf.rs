@@ -1,8 +1,8 @@
-//! What a leaf certificate says, and whether an existing one still says it.
+//! The content of a leaf certificate, and whether an existing certificate is still valid for it. X.509 times have whole
+//! seconds.
 
-use super::time::{BACKDATE, renewal};
-use crate::reconcile::validate::San;
-use jiff::Timestamp;
+use crate::model::San;
+use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeSet;
@@ -115,4 +115,13 @@ fn owns(key: &str, certificate: &X509Certificate<'_>) -> bool {
     let Ok(PrivateKeyDer::Pkcs8(der)) = PrivateKeyDer::from_pem_slice(key.as_bytes()) else { return false };
     let public = certificate.public_key().subject_public_key.data.as_ref();
     !public.is_empty() && der.secret_pkcs8_der().windows(public.len()).any(|window| window == public)
+}
+
+/// How far `notBefore` lies before the moment of minting, for readers whose clocks are behind.
+pub(super) const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
+
+/// When to renew: after two thirds of the life between minting and end.
+pub(super) fn renewal(minted: Timestamp, not_after: Timestamp) -> Timestamp {
+    let life = not_after.duration_since(minted).max(SignedDuration::ZERO);
+    minted.saturating_add(life * 2 / 3).unwrap_or(not_after)
 }

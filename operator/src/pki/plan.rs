@@ -1,14 +1,12 @@
-//! What a tenant's Secrets should hold now, given what they hold.
+//! What a tenant's PKI Secrets should contain, given what they contain now.
 
-use super::authority::{Authority, Pair};
-use super::installation::InstallationCas;
-use super::leaf::{LeafSpec, still_serves};
-use super::secret::{Values, pair, text};
-use super::tenant::{self, AuthorityKind, keys};
-use super::time::renewal;
-use super::{PkiError, PkiPolicy, kubeconfig};
-use crate::reconcile::build::{Endpoint, metadata, mounts, names};
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::{CERTIFICATES, Endpoint, ValidatedCluster, keys, metadata, names};
+use crate::pki::authority::{Authority, Pair, PkiError, PkiPolicy};
+use crate::pki::installation::InstallationCas;
+use crate::pki::leaf::{LeafSpec, renewal, still_serves};
+use crate::pki::secret::{Values, kubeconfig_embedded, kubeconfig_with_files, pair, text};
+use crate::pki::tenant;
+use crate::pki::tenant::AuthorityKind;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -199,10 +197,7 @@ impl Minter<'_> {
         for (stem, spec) in tenant::controllers() {
             values.put_pair(stem, self.leaf(&name, stem, &authorities.cluster, &spec)?);
             // By address: the host's DNS has no part in the start of a tenant.
-            values.put(
-                format!("{stem}.kubeconfig"),
-                kubeconfig::with_files(&endpoint.host_url, &spec.common_name, mounts::CERTIFICATES, stem)?,
-            );
+            values.put(format!("{stem}.kubeconfig"), kubeconfig_with_files(&endpoint.host_url, &spec.common_name, CERTIFICATES, stem)?);
         }
         values.put(keys::CA, authorities.cluster.certificate());
         values.put(keys::CA_KEY, &*authorities.cluster.pair.key);
@@ -219,7 +214,7 @@ impl Minter<'_> {
         let mut values = Values::default();
         values.put(
             keys::KUBECONFIG,
-            kubeconfig::embedded(&endpoint.kubeconfig_server(cluster), &context, &spec.common_name, authority.certificate(), &pair)?,
+            kubeconfig_embedded(&endpoint.kubeconfig_server(cluster), &context, &spec.common_name, authority.certificate(), &pair)?,
         );
         // Apart as well: what is to be kept or renewed is read from here, not out of the kubeconfig.
         values.put_pair(keys::SERVING, pair);

@@ -1,16 +1,21 @@
-//! Certificates for keys that stay with whoever asks. Subject and names are ours; from the request only the public key is
-//! taken.
+//! Certificates for keys that stay with the requester. The operator decides on subject and names; only the public key is
+//! taken from the request.
 
-use super::authority::Authority;
-use super::installation::InstallationCas;
-use super::leaf::{LeafSpec, Usage};
-use super::{PkiError, csr, tenant};
-use crate::reconcile::validate::San;
+use crate::model::San;
+use crate::pki::authority::{Authority, PkiError};
+use crate::pki::authority::{Identity, identity};
+use crate::pki::installation::InstallationCas;
+use crate::pki::leaf::{LeafSpec, Usage};
+use crate::pki::tenant;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use nestling_crds::names::NodeName;
+use rcgen::SubjectPublicKeyInfo;
 use std::net::IpAddr;
 use thiserror::Error;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 /// Group of the agents' proxy halves; the operator binds it in each tenant to `system:node-proxier`.
 pub const PROXIES: &str = "nestling:proxies";
@@ -45,6 +50,16 @@ pub fn proxy(ca: &Secret, node: &NodeName, csr_der: &[u8], now: Timestamp, lifet
     certify(&tenant::cluster_authority(ca)?, &spec, csr_der, now, lifetime)
 }
 
+const SUPER_ADMIN_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+
+/// An identity of group `system:masters` for the operator itself, signed by the cluster CA in the `<vc>-ca` Secret. It is
+/// never stored, and lives 24 hours.
+pub fn super_admin(ca: &Secret, now: Timestamp) -> Result<Identity, PkiError> {
+    let authority = tenant::cluster_authority(ca)?;
+    let spec = LeafSpec::client("nestling-operator", Some("system:masters"));
+    identity(&authority, &spec, now, SUPER_ADMIN_LIFETIME)
+}
+
 /// Serving certificate of `node`'s kubelet API, for all tenants.
 pub fn kubelet_serving(
     cas: &InstallationCas,
@@ -60,7 +75,27 @@ pub fn kubelet_serving(
 }
 
 fn certify(authority: &Authority, spec: &LeafSpec, csr_der: &[u8], now: Timestamp, lifetime: SignedDuration) -> Result<Signed, SignError> {
-    let key = csr::public_key(csr_der).map_err(SignError::Request)?;
+    let key = public_key(csr_der).map_err(SignError::Request)?;
     let (chain_pem, not_after) = authority.certify(spec, &key, now, lifetime)?;
     Ok(Signed { chain_pem, not_after })
+}
+
+const MIN_RSA_BITS: usize = 2048;
+/// An uncompressed point on P-256 (SEC 1).
+const P256_BITS: usize = 256;
+
+/// The key that signed the request, if it is one we certify: P-256, or RSA with at least 2048 bits.
+pub(super) fn public_key(csr_der: &[u8]) -> Result<SubjectPublicKeyInfo, String> {
+    let (rest, request) = X509CertificationRequest::from_der(csr_der).map_err(|_| "not a PKCS#10 request".to_owned())?;
+    if !rest.is_empty() {
+        return Err("bytes after the request".to_owned());
+    }
+    request.verify_signature().map_err(|_| "its signature does not verify".to_owned())?;
+    let info = &request.certification_request_info.subject_pki;
+    match info.parsed().map_err(|_| "its public key cannot be read".to_owned())? {
+        PublicKey::EC(point) if point.key_size() == P256_BITS => {}
+        PublicKey::RSA(key) if key.key_size() >= MIN_RSA_BITS => {}
+        _ => return Err(format!("its key is neither P-256 nor RSA of at least {MIN_RSA_BITS} bits")),
+    }
+    SubjectPublicKeyInfo::from_der(info.raw).map_err(|_| "its key type is not supported".to_owned())
 }

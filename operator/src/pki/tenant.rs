@@ -1,34 +1,13 @@
-//! Which authorities and certificates a tenant has, who signs them, and in which Secret under which key they are found.
+//! The authorities and certificates of a tenant: who signs them, and in which Secret they are stored under which key.
 
-use super::PkiError;
-use super::authority::Authority;
-use super::leaf::{LeafSpec, Usage};
-use super::secret::pair;
-use crate::reconcile::build::{Endpoint, names};
-use crate::reconcile::validate::{San, ValidatedCluster};
+use crate::model::{Endpoint, San, ValidatedCluster, names};
+use crate::model::{FRONT_PROXY_CLIENT, keys};
+use crate::pki::authority::{Authority, PkiError};
+use crate::pki::leaf::{LeafSpec, Usage};
+use crate::pki::secret::pair;
 use k8s_openapi::api::core::v1::Secret;
+use nestling_control_api::consts;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// Keys inside the Secrets, for those who mount them.
-pub mod keys {
-    pub const CA: &str = "ca.crt";
-    pub const CA_KEY: &str = "ca.key";
-    pub const SERVING: &str = "tls";
-    pub const KUBELET_CLIENT: &str = "kubelet-client";
-    pub const NODE_SERVING_CA: &str = "node-serving-ca.crt";
-    pub const FRONT_PROXY_CA: &str = "front-proxy-ca.crt";
-    pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
-    pub const ETCD_CA: &str = "etcd-ca.crt";
-    pub const ETCD_CLIENT: &str = "etcd-client";
-    pub const ETCD_PEER_CA: &str = "peer-ca.crt";
-    pub const CONTROLLER_MANAGER: &str = "controller-manager";
-    pub const SCHEDULER: &str = "scheduler";
-    pub const CLOUD_CONTROLLER_MANAGER: &str = "cloud-controller-manager";
-    pub const CONTROL_CA: &str = "control-ca.crt";
-    pub const SERVICE_ACCOUNT_KEY: &str = "sa.key";
-    pub const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
-    pub const KUBECONFIG: &str = "kubeconfig";
-}
 
 /// The Secrets of a cluster's PKI: what `plan` wants to see of what exists.
 pub fn secret_names(cluster: &str) -> [String; 6] {
@@ -85,12 +64,9 @@ pub(super) fn apiserver(cluster: &ValidatedCluster, endpoint: &Endpoint) -> Leaf
 /// Client of the node agents' kubelet API. They trust the installation's authority alone; the URI names the tenant.
 pub(super) fn kubelet_client(cluster: &ValidatedCluster) -> LeafSpec {
     let mut spec = LeafSpec::client("kube-apiserver-kubelet-client", None);
-    spec.sans.insert(San::Uri(format!("nestling://tenants/{}", cluster.uid)));
+    spec.sans.insert(San::Uri(format!("{}{}", consts::TENANT_URI, cluster.uid)));
     spec
 }
-
-/// The name that kube-apiserver's `--requestheader-allowed-names` lists.
-pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
 
 pub(super) fn front_proxy_client() -> LeafSpec {
     LeafSpec::client(FRONT_PROXY_CLIENT, None)

@@ -1,9 +1,10 @@
 use super::*;
-use crate::reconcile::build::{Endpoint, names};
+use crate::model::{Endpoint, San, ValidatedCluster, keys, names};
 use crate::reconcile::validate::testing::{cluster, now};
-use crate::reconcile::validate::{San, ValidatedCluster};
 use installation::InstallationCas;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use nestling_crds::names::NodeName;
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384};

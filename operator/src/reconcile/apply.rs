@@ -1,15 +1,24 @@
-//! Step four: makes the host be as built. In three rounds: the Service of the API, for its address goes into certificates;
-//! then what pods mount and stand on; then the workloads. Within a round everything goes at once, because time to Ready
-//! is what users wait for.
+//! Step four: applies the built objects to the host, then the add-ons inside the tenant.
+//!
+//! On the host in three rounds: the Service of the API, because its address goes into certificates; then what pods mount
+//! and depend on; then the workloads. Within a round all objects are applied concurrently, because time to Ready is what
+//! users wait for.
 
-use super::Error;
-use super::build::{self, Applied, Endpoint, Prepared, Resources, names};
-use super::dereference::Dereferenced;
-use super::validate::ValidatedCluster;
+use crate::addons::Settings;
 use crate::apply::{Applier, ApplyError, HostObject};
 use crate::host::Stores;
-use crate::pki::{self, Pki, PkiPolicy, PkiSecrets};
+use crate::model::{Endpoint, ValidatedCluster, names};
+use crate::pki::PkiPolicy;
+use crate::pki::{Pki, PkiSecrets};
+use crate::reconcile::build;
+use crate::reconcile::build::{Applied, Prepared, Resources};
+use crate::reconcile::dereference::Dereferenced;
+use crate::reconcile::error::Error;
+use crate::reconcile::subject::Subject;
 use crate::state::Context;
+use crate::tenant::connection::{ConnectError, Target};
+use crate::tenant::observe::Observation;
+use crate::{addons, pki};
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -135,4 +144,30 @@ async fn if_wanted<K: HostObject>(object: Option<K>, namespace: &str, name: &str
 /// The cluster's control-plane pods.
 pub fn pods(cluster: &ValidatedCluster, stores: &Stores) -> Vec<Arc<Pod>> {
     stores.pods.state_filter(|pod| pod.labels().get(labels::TENANT).is_some_and(|tenant| tenant == cluster.uid.as_str()))
+}
+
+/// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is
+/// observed.
+pub async fn apply_addons(
+    subject: &Subject,
+    cluster: &ValidatedCluster,
+    host: &OnHost,
+    ctx: &Context,
+) -> Result<(Observation, Result<(), ApplyError>), ConnectError> {
+    let (queue, reference, ca) = (ctx.queue.clone(), subject.reference.clone(), &host.pki.secrets.ca);
+    let target = Target { cluster: subject.reference.to_string(), url: &host.endpoint.host_url, ca, ca_bundle: &host.pki.ca_bundle };
+    let changed = move || queue.add(reference.clone());
+    let tenant = ctx.state.connect(&cluster.uid, &target, &ctx.guard, changed, Timestamp::now())?;
+    let observation = tenant.observation.borrow().clone();
+    if !observation.api_answered {
+        return Ok((observation, Ok(())));
+    }
+    let settings = Settings {
+        dns_address: cluster.dns_address,
+        cluster_domain: cluster.cluster_domain.clone(),
+        coredns_image: cluster.images.coredns.clone(),
+        coredns_generation: observation.dns.as_ref().and_then(|dns| dns.generation),
+    };
+    let applied = addons::apply(&tenant.client, &cluster.uid, &ctx.state, &settings, ctx.config.resync.unsigned_abs()).await;
+    Ok((observation, applied))
 }

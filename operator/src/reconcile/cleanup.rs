@@ -4,9 +4,10 @@
 //! The tenant leaves the control API with the first watch event of its deletion, so agents drain while the namespace
 //! goes. The control plane goes last, when the finalizer is off: until then agents can tell it what they do.
 
-use super::Error;
-use super::status::{self, Outcome};
-use super::subject::Subject;
+use crate::reconcile::error::{CleanupError, Error};
+use crate::reconcile::status;
+use crate::reconcile::status::Outcome;
+use crate::reconcile::subject::Subject;
 use crate::state::Context;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -23,26 +24,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A watch event is seldom later than this.
 const CONFLICT: Duration = Duration::from_millis(200);
-
-#[derive(Debug, thiserror::Error)]
-pub enum CleanupError {
-    #[error("cannot add the finalizer")]
-    AddFinalizer(#[source] kube::Error),
-    #[error("cannot remove the finalizer")]
-    RemoveFinalizer(#[source] kube::Error),
-    #[error("cannot read namespace {name}")]
-    ReadNamespace {
-        name: WorkloadNamespace,
-        #[source]
-        source: kube::Error,
-    },
-    #[error("cannot delete namespace {name}")]
-    DeleteNamespace {
-        name: WorkloadNamespace,
-        #[source]
-        source: kube::Error,
-    },
-}
 
 /// To be on before anything exists that must be cleaned up.
 pub async fn ensure_finalizer(subject: &Subject, ctx: &Context) -> Result<(), CleanupError> {

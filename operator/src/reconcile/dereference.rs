@@ -1,15 +1,12 @@
 //! Step one: everything that the later steps need to know of the world, read before anything is decided. All of it comes
 //! from the stores, but for the contents of Secrets.
 
-mod host_node;
-
-pub use host_node::{HostAddress, HostNode};
-
 use crate::host::Stores;
+use crate::model::HostNode;
+use crate::model::names;
+use crate::model::names::PINNED_NODE;
 use crate::pki;
 use crate::pki::installation::InstallationCas;
-use crate::reconcile::build::members::PINNED_NODE;
-use crate::reconcile::build::names;
 use crate::reconcile::subject::Subject;
 use crate::state::Context;
 use futures::future::try_join_all;

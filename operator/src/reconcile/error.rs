@@ -1,19 +1,20 @@
 //! What may go wrong in a reconcile. The variant is the Event's reason and the metric's label.
 
-use super::cleanup::CleanupError;
-use super::dereference::DereferenceError;
-use super::validate::Invalid;
 use crate::apply::ApplyError;
 use crate::host::client::Refused;
 use crate::pki::PkiError;
+use crate::reconcile::dereference::DereferenceError;
+use crate::reconcile::subject::DecodeError;
+use crate::reconcile::validate::Invalid;
 use crate::tenant::connection::ConnectError;
+use nestling_crds::names::WorkloadNamespace;
 use std::error::Error as StdError;
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("this version of the operator cannot decode the VirtualCluster: {0}")]
-    DecodeFailed(String),
+    #[error("this version of the operator cannot decode the VirtualCluster")]
+    DecodeFailed(#[from] DecodeError),
     #[error("{}", list(.0))]
     Invalid(Vec<Invalid>),
     #[error("cannot read what the cluster depends on")]
@@ -35,6 +36,26 @@ pub enum Error {
     Status(#[source] kube::Error),
     #[error("reconciling took longer than {0:?}")]
     ReconcileTimeout(Duration),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    #[error("cannot add the finalizer")]
+    AddFinalizer(#[source] kube::Error),
+    #[error("cannot remove the finalizer")]
+    RemoveFinalizer(#[source] kube::Error),
+    #[error("cannot read namespace {name}")]
+    ReadNamespace {
+        name: WorkloadNamespace,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("cannot delete namespace {name}")]
+    DeleteNamespace {
+        name: WorkloadNamespace,
+        #[source]
+        source: kube::Error,
+    },
 }
 
 fn list(invalid: &[Invalid]) -> String {

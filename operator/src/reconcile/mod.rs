@@ -5,7 +5,7 @@
 //! | dereference | [`mod@dereference`] | stores, Secrets | what the world is like |
 //! | validate | [`validate`] | none | a [`validate::ValidatedCluster`], past which nothing can be invalid |
 //! | build | [`build`] | none | every object as it should be |
-//! | apply | [`mod@apply`] | host API | the objects as they are; then [`inside`], the same in the tenant |
+//! | apply | [`mod@apply`] | host API | the objects as they are; then the add-ons in the tenant |
 //! | status | [`status`] | none, then one write | what people see |
 //!
 //! [`cleanup`] is the way back: what owner references cannot remove. Whatever fails, the status says so.
@@ -15,7 +15,6 @@ pub mod build;
 pub mod cleanup;
 pub mod dereference;
 mod error;
-pub mod inside;
 pub mod status;
 pub mod subject;
 pub mod validate;
@@ -80,7 +79,7 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid)?;
     status::claim_range(subject, &cluster, ctx).await?;
     let host = apply::apply(&cluster, &reads, ctx).await?;
-    let (observation, inside) = inside::apply(subject, &cluster, &host, ctx).await?;
+    let (observation, inside) = apply::apply_addons(subject, &cluster, &host, ctx).await?;
     let pods = apply::pods(&cluster, &ctx.stores);
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, pods, observation, inside: inside.map_err(Error::Tenant) })
 }

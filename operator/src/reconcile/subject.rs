@@ -1,6 +1,5 @@
 //! The cluster that a reconcile is about.
 
-use super::Error;
 use crate::host::Cluster;
 use crate::state::Context;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -8,6 +7,11 @@ use kube::runtime::reflector::{Lookup as _, ObjectRef};
 use kube::{Resource as _, ResourceExt as _};
 use nestling_crds::names::TenantUid;
 use nestling_crds::v1alpha1::{VirtualCluster, VirtualClusterStatus};
+
+/// The stored object is not one that this version of the operator can read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
 
 #[derive(Clone, Debug)]
 pub struct Subject {
@@ -20,10 +24,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, Error> {
-        let mut vc = cluster.0.clone().map_err(|invalid| Error::DecodeFailed(invalid.error))?;
-        let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(Error::DecodeFailed("it has no uid".into()))?);
-        let namespace = vc.metadata.namespace.clone().ok_or(Error::DecodeFailed("it has no namespace".into()))?;
+    pub fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, DecodeError> {
+        let mut vc = cluster.0.clone().map_err(|invalid| DecodeError(invalid.error))?;
+        let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(DecodeError("it has no uid".into()))?);
+        let namespace = vc.metadata.namespace.clone().ok_or(DecodeError("it has no namespace".into()))?;
         if let Some(written) = ctx.state.with(&uid, |state| state.status.clone()) {
             vc.status = Some(written);
         }

@@ -1,8 +1,8 @@
-//! Pieces that all containers share: environment, probes, resources.
+//! What all containers share: hardening, command lines, environment, probes, resources.
 
-use super::hardening;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ResourceRequirements,
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ResourceRequirements,
+    SecurityContext,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -15,7 +15,7 @@ pub fn container(name: &str, image: &str, command: &[&str], args: Vec<String>) -
         image: Some(image.to_owned()),
         command: Some(command.iter().map(|word| (*word).to_owned()).collect()),
         args: Some(args),
-        security_context: Some(hardening::container()),
+        security_context: Some(hardened()),
         // The last words of a program that died are what a person needs to see.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -74,4 +74,53 @@ pub fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) 
         requests: Some(BTreeMap::from([("cpu".to_owned(), Quantity(cpu.to_owned())), ("memory".to_owned(), Quantity(memory.to_owned()))])),
         ..ResourceRequirements::default()
     })
+}
+
+/// Flags of a program in the making.
+#[derive(Clone, Debug, Default)]
+pub struct Flags(BTreeMap<String, String>);
+
+impl Flags {
+    pub fn new<const N: usize>(flags: [(&str, String); N]) -> Self {
+        Self(flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.0.insert(name.to_owned(), value.into());
+    }
+
+    /// With the user's own flags. They change presets of ours and nothing else: validation has refused those that we manage.
+    pub fn with(mut self, extra: &BTreeMap<String, String>) -> Self {
+        self.0.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+        self
+    }
+
+    pub fn into_args(self) -> Vec<String> {
+        self.0.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+    }
+}
+
+/// A file in a directory of the container.
+pub fn file(directory: &str, name: impl AsRef<str>) -> String {
+    format!("{directory}/{}", name.as_ref())
+}
+
+/// Pod Security Standard `restricted`.
+fn hardened() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// Upstream's kube-apiserver binary carries the file capability `cap_net_bind_service=+ep`. The kernel refuses to execute
+/// it (EPERM) when that capability is not in the bounding set, so it is left there; `restricted` allows it, and without
+/// privilege escalation the program does not gain it.
+pub fn hardened_with_bind_service() -> SecurityContext {
+    SecurityContext {
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: Some(vec!["NET_BIND_SERVICE".to_owned()]) }),
+        ..hardened()
+    }
 }

@@ -1,19 +1,21 @@
 //! Deployment `<vc>-controllers`: kube-controller-manager, kube-scheduler and cloud-controller-manager in one pod, because
-//! pods and addresses are what a dense host runs out of. Each container mounts its own keys only.
+//! a dense host runs out of pods and addresses first. Each container mounts its own keys only. With it go the scheduler's
+//! configuration and the service account of the cloud-controller-manager.
 
-use super::container::{Http, container, port, resources};
-use super::flags::{Flags, file};
-use super::metadata::{self, component};
-use super::mounts::{self, CERTIFICATES, CONFIG, TOKEN};
-use super::placement::Part;
-use super::pod::template;
-use super::{config_hash, names, rollout, scheduler_config};
-use crate::pki::{FRONT_PROXY_CLIENT, PkiSecrets, keys};
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::metadata::component;
+use crate::model::{CERTIFICATES, FRONT_PROXY_CLIENT, ValidatedCluster, keys, metadata, names};
+use crate::pki::PkiSecrets;
+use crate::reconcile::build::container::{Flags, Http, container, file, port, resources};
+use crate::reconcile::build::mounts;
+use crate::reconcile::build::mounts::{CONFIG, TOKEN};
+use crate::reconcile::build::pod::{Part, REVISION_HISTORY, REVISION_LABEL, hash_of, secret_hash, surge_one, template};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
+use nestling_control_api::consts;
+use serde_json::json;
+use std::collections::BTreeMap;
 
 pub const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub const SCHEDULER: &str = "kube-scheduler";
@@ -29,15 +31,13 @@ const CLOUD_CONTROLLER_VOLUME: &str = "cloud-controller-certs";
 const CONFIG_VOLUME: &str = "controllers-config";
 const TOKEN_VOLUME: &str = "control-token";
 
-/// Audience of tokens for the control API.
-const AUDIENCE: &str = "nestling-control";
 /// Life of such a token, seconds; the kubelet renews it at 80 %.
 const TOKEN_SECONDS: i64 = 3600;
 /// Controllers hand over nothing at their end.
 const GRACE_SECONDS: i64 = 10;
 
 pub fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &ConfigMap) -> Deployment {
-    let part = Part { component: component::CONTROLLERS, settings: &cluster.placement, revision_label: Some(rollout::REVISION_LABEL) };
+    let part = Part { component: component::CONTROLLERS, settings: &cluster.placement, revision_label: Some(REVISION_LABEL) };
     let inside = PodSpec {
         service_account_name: Some(names::cloud_controller(&cluster.name)),
         init_containers: Some(vec![wait(cluster)]),
@@ -47,17 +47,17 @@ pub fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &Config
         ..PodSpec::default()
     };
     let hashes = [
-        (CONTROLLER_MANAGER, controller_manager_config(pki)),
-        (SCHEDULER, scheduler_config(pki, config)),
-        (CLOUD_CONTROLLER_MANAGER, cloud_controller_config(pki)),
+        (CONTROLLER_MANAGER, controller_manager_hash(pki)),
+        (SCHEDULER, scheduler_hash(pki, config)),
+        (CLOUD_CONTROLLER_MANAGER, cloud_controller_hash(pki)),
     ];
     Deployment {
         metadata: metadata::owned(cluster, names::controllers(&cluster.name)),
         spec: DeploymentSpec {
             replicas: Some(cluster.replicas),
             selector: metadata::label_selector(cluster, component::CONTROLLERS),
-            strategy: Some(rollout::one_more()),
-            revision_history_limit: Some(rollout::HISTORY),
+            strategy: Some(surge_one()),
+            revision_history_limit: Some(REVISION_HISTORY),
             template: template(cluster, part, &hashes, inside),
             ..DeploymentSpec::default()
         },
@@ -157,7 +157,7 @@ pub fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
         ("authorization-kubeconfig", kubeconfig),
         ("bind-address", "0.0.0.0".to_owned()),
         ("client-ca-file", file(CERTIFICATES, keys::CA)),
-        ("config", file(CONFIG, scheduler_config::FILE)),
+        ("config", file(CONFIG, SCHEDULER_FILE)),
         ("requestheader-allowed-names", FRONT_PROXY_CLIENT.to_owned()),
         ("requestheader-client-ca-file", file(CERTIFICATES, keys::FRONT_PROXY_CA)),
         ("secure-port", SCHEDULER_PORT.to_string()),
@@ -224,7 +224,7 @@ fn controller_manager_volume(cluster: &ValidatedCluster) -> Volume {
 
 fn token() -> Volume {
     let projection = ServiceAccountTokenProjection {
-        audience: Some(AUDIENCE.to_owned()),
+        audience: Some(consts::TOKEN_AUDIENCE.to_owned()),
         expiration_seconds: Some(TOKEN_SECONDS),
         path: "token".to_owned(),
         ..ServiceAccountTokenProjection::default()
@@ -242,24 +242,50 @@ fn token() -> Volume {
 
 /// Read at the start only: the root CA that goes into every tenant namespace, and the key of service-account tokens. The
 /// signer's CA, client certificates and client CAs are reloaded.
-fn controller_manager_config(pki: &PkiSecrets) -> String {
+fn controller_manager_hash(pki: &PkiSecrets) -> String {
     let kubeconfig = format!("{}.kubeconfig", keys::CONTROLLER_MANAGER);
-    config_hash::of([
-        ("certs", Some(config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))),
-        ("service-account", Some(config_hash::of_secret(pki.service_account.data.as_ref(), &[keys::SERVICE_ACCOUNT_KEY]))),
+    hash_of([
+        ("certs", Some(secret_hash(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))),
+        ("service-account", Some(secret_hash(pki.service_account.data.as_ref(), &[keys::SERVICE_ACCOUNT_KEY]))),
     ])
 }
 
-fn scheduler_config(pki: &PkiSecrets, config: &ConfigMap) -> String {
+fn scheduler_hash(pki: &PkiSecrets, config: &ConfigMap) -> String {
     let kubeconfig = format!("{}.kubeconfig", keys::SCHEDULER);
-    let file = config.data.as_ref().and_then(|data| data.get(scheduler_config::FILE)).cloned();
-    config_hash::of([
-        ("certs", Some(config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))),
-        (scheduler_config::FILE, file),
-    ])
+    let file = config.data.as_ref().and_then(|data| data.get(SCHEDULER_FILE)).cloned();
+    hash_of([("certs", Some(secret_hash(pki.controllers.data.as_ref(), &[keys::CA, kubeconfig.as_str()]))), (SCHEDULER_FILE, file)])
 }
 
-fn cloud_controller_config(pki: &PkiSecrets) -> String {
+fn cloud_controller_hash(pki: &PkiSecrets) -> String {
     let kubeconfig = format!("{}.kubeconfig", keys::CLOUD_CONTROLLER_MANAGER);
-    config_hash::of_secret(pki.controllers.data.as_ref(), &[keys::CA, keys::CONTROL_CA, kubeconfig.as_str()])
+    secret_hash(pki.controllers.data.as_ref(), &[keys::CA, keys::CONTROL_CA, kubeconfig.as_str()])
+}
+
+const SCHEDULER_FILE: &str = "scheduler.yaml";
+
+pub fn config(cluster: &ValidatedCluster) -> ConfigMap {
+    let mut config = json!({
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "clientConnection": {"kubeconfig": file(CERTIFICATES, format!("{}.kubeconfig", keys::SCHEDULER))},
+        "enableProfiling": false,
+        "leaderElection": {"leaderElect": true},
+    });
+    if !cluster.scheduler.profiles.is_empty() {
+        config["profiles"] = json!(cluster.scheduler.profiles);
+    }
+    ConfigMap {
+        metadata: metadata::owned(cluster, names::controllers_config(&cluster.name)),
+        // JSON is YAML, and always written the same way.
+        data: Some(BTreeMap::from([(SCHEDULER_FILE.to_owned(), format!("{config:#}\n"))])),
+        ..ConfigMap::default()
+    }
+}
+
+pub fn service_account(cluster: &ValidatedCluster) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata::owned(cluster, names::cloud_controller(&cluster.name)),
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
 }

@@ -1,8 +1,7 @@
-//! `PodDisruptionBudgets`, one for each part, named after its workload.
+//! `PodDisruptionBudgets`, one for each component, named after its workload.
 
-use super::metadata::{self, component};
-use super::names;
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::metadata::component;
+use crate::model::{ValidatedCluster, metadata, names};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nestling_crds::v1alpha1::Topology;

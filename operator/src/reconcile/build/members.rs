@@ -1,11 +1,11 @@
 //! The StatefulSet that holds etcd: `<vc>-control-plane` with an apiserver in each pod, or `<vc>-etcd` alone.
 
-use super::metadata::{self, component};
-use super::placement::Part;
-use super::pod::template;
-use super::{apiserver_container, etcd_container, names};
+use crate::model::metadata::component;
+use crate::model::names::PINNED_NODE;
+use crate::model::{Storage, ValidatedCluster, metadata, names};
 use crate::pki::PkiSecrets;
-use crate::reconcile::validate::{Storage, ValidatedCluster};
+use crate::reconcile::build::pod::{Part, template};
+use crate::reconcile::build::{apiserver, etcd};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
@@ -16,10 +16,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use nestling_crds::v1alpha1::{DeletionPolicy, Topology};
 use std::collections::BTreeMap;
-
-/// Annotation of the StatefulSet: the node to which a `SingleNode` cluster is pinned. Its volume may exist only there, so
-/// the choice is made once.
-pub const PINNED_NODE: &str = "nestling.dev/pinned-node";
 
 /// etcd alone: its last words are a snapshot of the raft log, no clients to drain.
 const ETCD_GRACE_SECONDS: i64 = 30;
@@ -59,37 +55,34 @@ pub fn members(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &S
 }
 
 fn control_plane_pod(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &Secret) -> PodTemplateSpec {
-    let mut volumes = etcd_container::volumes(cluster);
-    volumes.extend(apiserver_container::volumes(cluster));
+    let mut volumes = etcd::volumes(cluster);
+    volumes.extend(apiserver::volumes(cluster));
     volumes.extend(memory(cluster));
     // A native sidecar: starts before the apiserver and ends after it.
-    let etcd = Container { restart_policy: Some("Always".to_owned()), ..etcd_container::etcd(cluster) };
+    let etcd = Container { restart_policy: Some("Always".to_owned()), ..etcd::container(cluster) };
     let part = Part { component: component::CONTROL_PLANE, settings: &cluster.placement, revision_label: None };
-    let hashes = [
-        (etcd_container::NAME, etcd_container::config(pki)),
-        (apiserver_container::NAME, apiserver_container::config(pki, apiserver_files)),
-    ];
+    let hashes = [(etcd::NAME, etcd::start_hash(pki)), (apiserver::NAME, apiserver::start_hash(pki, apiserver_files))];
     let inside = PodSpec {
         init_containers: Some(vec![etcd]),
-        containers: vec![apiserver_container::apiserver(cluster)],
+        containers: vec![apiserver::container(cluster)],
         volumes: Some(volumes),
-        termination_grace_period_seconds: Some(apiserver_container::grace_period(cluster)),
+        termination_grace_period_seconds: Some(apiserver::grace_period(cluster)),
         ..PodSpec::default()
     };
     template(cluster, part, &hashes, inside)
 }
 
 fn etcd_pod(cluster: &ValidatedCluster, pki: &PkiSecrets) -> PodTemplateSpec {
-    let mut volumes = etcd_container::volumes(cluster);
+    let mut volumes = etcd::volumes(cluster);
     volumes.extend(memory(cluster));
     let part = Part { component: component::ETCD, settings: &cluster.etcd_placement, revision_label: None };
     let inside = PodSpec {
-        containers: vec![etcd_container::etcd(cluster)],
+        containers: vec![etcd::container(cluster)],
         volumes: Some(volumes),
         termination_grace_period_seconds: Some(ETCD_GRACE_SECONDS),
         ..PodSpec::default()
     };
-    template(cluster, part, &[(etcd_container::NAME, etcd_container::config(pki))], inside)
+    template(cluster, part, &[(etcd::NAME, etcd::start_hash(pki))], inside)
 }
 
 fn retention(policy: DeletionPolicy) -> &'static str {
@@ -102,7 +95,7 @@ fn retention(policy: DeletionPolicy) -> &'static str {
 fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
     let Storage::Memory { size } = &cluster.storage else { return None };
     Some(Volume {
-        name: etcd_container::DATA_VOLUME.to_owned(),
+        name: etcd::DATA_VOLUME.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: Some("Memory".to_owned()),
             size_limit: Some(size.clone()),
@@ -116,7 +109,7 @@ fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
 fn claim(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaim> {
     let Storage::Volume { size, class } = &cluster.storage else { return None };
     Some(PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some(etcd_container::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(etcd::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: class.clone(),

@@ -1,56 +1,107 @@
-//! Step three: every object of a cluster on the host, in one struct. Pure. One file per object.
+//! Step three: every object of a cluster on the host, in one struct. Pure.
 //!
-//! The Service of the API comes first and alone ([`service`]): its live address ([`Endpoint`]) goes into certificates and
-//! kubeconfigs. With those ([`crate::pki::plan`]), [`resources`] makes the rest: workloads ([`members`], `apiserver`,
-//! `controllers`) out of containers (`*_container`) in a common frame (`pod`), and what stands around them.
+//! The Service of the API comes first and alone ([`service`]), since its live address ([`crate::model::Endpoint`]) goes into certificates
+//! and kubeconfigs. With those ([`crate::pki::plan`]), [`resources`] builds the rest: workloads (`members`, `apiserver`,
+//! `controllers`) out of containers (`etcd`, `apiserver`) in a common frame (`container`, `pod`, `mounts`), and what
+//! surrounds them.
 
 mod apiserver;
-mod apiserver_config;
-mod apiserver_container;
-mod config_hash;
 mod container;
 mod controllers;
 mod disruption_budget;
-mod endpoint;
-mod etcd_container;
-mod flags;
-mod hardening;
-pub mod members;
-pub mod metadata;
+mod etcd;
+mod members;
 pub(crate) mod mounts;
-pub mod names;
 mod network_policy;
-mod placement;
 mod pod;
-mod resources;
-mod rollout;
-mod scheduler_config;
-mod service;
-mod service_account;
+mod services;
 mod workload;
 
-pub use endpoint::Endpoint;
-pub use resources::{Applied, Prepared, Resources};
-
-use super::validate::ValidatedCluster;
-use crate::pki::Pki;
-use k8s_openapi::api::core::v1::Service;
+use crate::model::ValidatedCluster;
+use crate::pki::{Pki, PkiSecrets};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use nestling_crds::v1alpha1::Topology;
+use std::marker::PhantomData;
 
 /// Names of containers, as they appear in pod statuses and in `status.components`.
 pub mod containers {
-    pub use super::apiserver_container::NAME as API_SERVER;
+    pub use super::apiserver::NAME as API_SERVER;
     pub use super::controllers::{CLOUD_CONTROLLER_MANAGER, CONTROLLER_MANAGER, SCHEDULER};
-    pub use super::etcd_container::NAME as ETCD;
+    pub use super::etcd::NAME as ETCD;
 }
 
 /// The Service in front of the tenant's API, to be applied before everything else.
 pub fn service(cluster: &ValidatedCluster) -> Service {
-    service::api(cluster)
+    services::api(cluster)
 }
 
-/// Everything else.
+/// Marks objects as they should be.
+#[derive(Clone, Copy, Debug)]
+pub enum Prepared {}
+
+/// Marks objects as the host's API returned them.
+#[derive(Clone, Copy, Debug)]
+pub enum Applied {}
+
+/// Take it apart without `..`, so that a new object cannot be forgotten. An object that is `None` must not exist: if one of
+/// that name does and is ours, it is to be deleted (its name is in [`super::names`]).
+#[derive(Clone, Debug)]
+pub struct Resources<State> {
+    pub workload_namespace: Namespace,
+    pub workload_role_binding: RoleBinding,
+    /// [`crate::model::names::WORKLOAD`] in the workload namespace.
+    pub workload_network_policy: Option<NetworkPolicy>,
+    /// [`crate::model::names::WORKLOAD`] in the workload namespace.
+    pub workload_quota: Option<ResourceQuota>,
+    /// `<vc>-cloud-controller`
+    pub service_account: ServiceAccount,
+    /// `<vc>-etcd`, headless, and `<vc>-etcd-client` with topology `External`.
+    pub etcd_services: Vec<Service>,
+    pub secrets: PkiSecrets,
+    /// `<vc>-apiserver-config`: configuration files of kube-apiserver.
+    pub apiserver_config: Secret,
+    /// `<vc>-controllers-config`
+    pub controllers_config: ConfigMap,
+    pub network_policies: Vec<NetworkPolicy>,
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// `<vc>-control-plane`, or `<vc>-etcd` with topology `External`.
+    pub members: StatefulSet,
+    /// `<vc>-apiserver`, with topology `External`.
+    pub apiserver: Option<Deployment>,
+    /// `<vc>-controllers`
+    pub controllers: Deployment,
+    pub state: PhantomData<State>,
+}
+
+/// Every object of a cluster but the Service in front of its API.
 pub fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
-    resources::resources(cluster, pki)
+    let apiserver_config = apiserver::config(cluster);
+    let controllers_config = controllers::config(cluster);
+    let apiserver = match cluster.topology {
+        Topology::External => Some(apiserver::deployment(cluster, &pki.secrets, &apiserver_config)),
+        Topology::Stacked | Topology::SingleNode => None,
+    };
+    Resources {
+        workload_namespace: workload::namespace(cluster),
+        workload_role_binding: workload::role_binding(cluster),
+        workload_network_policy: workload::network_policy(cluster),
+        workload_quota: workload::quota(cluster),
+        service_account: controllers::service_account(cluster),
+        etcd_services: services::etcd(cluster),
+        secrets: pki.secrets.clone(),
+        network_policies: network_policy::network_policies(cluster),
+        disruption_budgets: disruption_budget::disruption_budgets(cluster),
+        members: members::members(cluster, &pki.secrets, &apiserver_config),
+        apiserver,
+        controllers: controllers::controllers(cluster, &pki.secrets, &controllers_config),
+        apiserver_config,
+        controllers_config,
+        state: PhantomData,
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,10 @@
 //! Where the files of a component are found inside its container, and the volumes that bring them there.
 
-use crate::pki::keys;
+use crate::model::keys;
 use k8s_openapi::api::core::v1::{
     ConfigMapVolumeSource, KeyToPath, ProjectedVolumeSource, SecretProjection, SecretVolumeSource, Volume, VolumeMount, VolumeProjection,
 };
 
-/// Certificates and keys of the component, and of the authorities it trusts.
-pub const CERTIFICATES: &str = "/etc/nestling/pki";
 /// Key pair of service-account tokens.
 pub const SERVICE_ACCOUNT: &str = "/etc/nestling/sa";
 /// Configuration files.

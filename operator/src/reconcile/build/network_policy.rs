@@ -9,31 +9,29 @@
 //! ranges and the link-local metadata address are out of reach; who needs one (an issuer on the company network) adds a
 //! NetworkPolicy beside this one, since policies add up.
 
-use super::metadata::{self, component};
-use super::{apiserver_container, etcd_container, names};
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::metadata::component;
+use crate::model::{ValidatedCluster, metadata, names};
+use crate::reconcile::build::{apiserver, etcd};
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nestling_control_api::consts;
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::Topology;
 
 /// Label that every namespace carries (`NamespaceDefaultLabelName`).
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-/// Kubelet API of the node agents.
-const AGENT_PORT: i32 = 10350;
-const CONTROL_PORT: i32 = 8443;
 const DNS_PORT: i32 = 53;
 /// RFC 1918, carrier-grade NAT, loopback and link-local with the clouds' metadata services.
 const PRIVATE: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"];
 
 pub fn network_policies(cluster: &ValidatedCluster) -> Vec<NetworkPolicy> {
     let vc = cluster.name.as_str();
-    let api = NetworkPolicyIngressRule { ports: Some(vec![tcp(apiserver_container::PORT)]), from: None };
+    let api = NetworkPolicyIngressRule { ports: Some(vec![tcp(apiserver::PORT)]), from: None };
     let etcd = NetworkPolicyIngressRule {
-        ports: Some(vec![tcp(etcd_container::CLIENT_PORT), tcp(etcd_container::PEER_PORT)]),
+        ports: Some(vec![tcp(etcd::CLIENT_PORT), tcp(etcd::PEER_PORT)]),
         from: Some(vec![own_control_plane(cluster)]),
     };
     let mut policies = vec![policy(cluster, names::controllers(vc), component::CONTROLLERS, Vec::new())];
@@ -69,12 +67,12 @@ fn egress(cluster: &ValidatedCluster, part: &str) -> Vec<NetworkPolicyEgressRule
     match part {
         component::ETCD => vec![dns, own],
         component::CONTROLLERS => {
-            let operator = to(Some(vec![in_namespace(&cluster.system_namespace)]), Some(vec![tcp(CONTROL_PORT)]));
+            let operator = to(Some(vec![in_namespace(&cluster.system_namespace)]), Some(vec![tcp(consts::CONTROL_PORT.into())]));
             vec![dns, own, operator]
         }
         _ => {
             let workload = to(Some(vec![in_namespace(cluster.workload_namespace.as_str())]), None);
-            let agents = to(None, Some(vec![tcp(AGENT_PORT)]));
+            let agents = to(None, Some(vec![tcp(consts::KUBELET_PORT.into())]));
             let public = IPBlock { cidr: "0.0.0.0/0".to_owned(), except: Some(PRIVATE.map(ToOwned::to_owned).to_vec()) };
             let public = to(Some(vec![NetworkPolicyPeer { ip_block: Some(public), ..NetworkPolicyPeer::default() }]), None);
             vec![dns, own, workload, agents, public]
@@ -102,10 +100,10 @@ pub fn control_plane_pods(cluster: &ValidatedCluster) -> LabelSelector {
 
 /// Every pod of a namespace.
 pub fn in_namespace(name: &str) -> NetworkPolicyPeer {
-    NetworkPolicyPeer { namespace_selector: Some(namespace(name)), ..NetworkPolicyPeer::default() }
+    NetworkPolicyPeer { namespace_selector: Some(by_name(name)), ..NetworkPolicyPeer::default() }
 }
 
-pub fn namespace(name: &str) -> LabelSelector {
+pub fn by_name(name: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(metadata::strings([(NAMESPACE_NAME, name)])), ..LabelSelector::default() }
 }
 

@@ -2,7 +2,7 @@
 
 use super::progress::{Outcome, Progress, Replicas, available};
 use crate::conditions::{ConditionState, condition};
-use crate::reconcile::Error;
+use crate::reconcile::error::Error;
 use crate::tenant::observe::Dns;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -78,7 +78,7 @@ fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
     status.version = Some(cluster.version.to_string());
     status.endpoint = Some(host.endpoint.url.clone());
     status.kubeconfig_ref =
-        Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::pki::keys::KUBECONFIG.into() });
+        Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
     status.workload_namespace = Some(cluster.workload_namespace.to_string());
     status.service_cidr = Some(cluster.service_cidr.to_string());
     status.components = progress.components();

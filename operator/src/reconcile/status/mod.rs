@@ -7,9 +7,9 @@ mod progress;
 pub use compute::compute;
 pub use progress::{Outcome, Progress};
 
-use crate::reconcile::Error;
+use crate::model::ValidatedCluster;
+use crate::reconcile::error::Error;
 use crate::reconcile::subject::Subject;
-use crate::reconcile::validate::ValidatedCluster;
 use crate::state::Context;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

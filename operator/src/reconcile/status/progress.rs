@@ -1,11 +1,11 @@
 //! The outcome of a reconcile, and the parts of a control plane as the host reports them. Pure.
 
 use crate::conditions::{ConditionState, containers, is_ready, not_ready};
-use crate::reconcile::Error;
+use crate::model::ValidatedCluster;
+use crate::model::metadata::component;
 use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::containers as names;
-use crate::reconcile::build::metadata::component;
-use crate::reconcile::validate::ValidatedCluster;
+use crate::reconcile::error::Error;
 use crate::tenant::observe::Observation;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};

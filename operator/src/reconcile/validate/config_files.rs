@@ -1,8 +1,8 @@
 //! Configuration files of kube-apiserver. Their `apiVersion` and `kind` may be left out. What stands in them is upstream's
 //! to judge, but for what would keep the tenant from ever being ready, or asks for files that nobody can bring.
 
-use super::cluster::ConfigFiles;
-use super::problems::Problems;
+use crate::model::ConfigFiles;
+use crate::reconcile::validate::problems::Problems;
 use nestling_crds::v1alpha1::Raw;
 use serde_json::{Map, Value, json};
 

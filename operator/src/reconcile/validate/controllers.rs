@@ -1,7 +1,7 @@
 //! Lists of controllers, as upstream's `--controllers`. A name that a program does not know ends it at its start, so names
 //! are checked here.
 
-use super::problems::Problems;
+use crate::reconcile::validate::problems::Problems;
 
 /// Controllers of kube-controller-manager in the known versions of Kubernetes (`KnownControllers`).
 const KNOWN: &[&str] = &[

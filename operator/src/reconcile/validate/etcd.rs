@@ -1,8 +1,8 @@
 //! The tenant's etcd.
 
-use super::cluster::Storage;
-use super::problems::Problems;
-use super::{later, quantity};
+use crate::model::Storage;
+use crate::reconcile::validate::problems::Problems;
+use nestling_crds::quantity;
 use nestling_crds::v1alpha1::{Etcd, EtcdStorage, StorageMedium, Topology};
 
 /// etcd's own advice is to stay below.
@@ -19,12 +19,9 @@ pub(super) struct Sized {
 }
 
 pub(super) fn storage(etcd: &Etcd, problems: &mut Problems) -> Option<Sized> {
-    let Etcd { replicas: _, endpoints, storage, placement: _, backup } = etcd;
-    later::etcd_endpoints(endpoints, problems);
-    later::backup(backup, problems);
-
+    let Etcd { replicas: _, endpoints: _, storage, placement: _, backup: _ } = etcd;
     let EtcdStorage { size, storage_class_name, medium } = storage;
-    let Some(bytes) = quantity::amount(size).and_then(whole).filter(|bytes| *bytes >= MIN_SIZE) else {
+    let Some(bytes) = quantity::whole(size).filter(|bytes| *bytes >= MIN_SIZE) else {
         problems.add("spec.etcd.storage.size", format!("{:?} must be a quantity of at least 256Mi, such as 8Gi", size.0));
         return None;
     };
@@ -41,21 +38,11 @@ pub(super) fn storage(etcd: &Etcd, problems: &mut Problems) -> Option<Sized> {
 
 pub(super) fn members(topology: Topology, etcd: &Etcd, replicas: i32, problems: &mut Problems) -> i32 {
     match (topology, etcd.replicas) {
-        (Topology::External, asked) => {
-            let members = asked.unwrap_or(1);
-            later::members(members, problems);
-            members
-        }
+        (Topology::External, asked) => asked.unwrap_or(1),
         (Topology::Stacked | Topology::SingleNode, None) => replicas,
         (Topology::Stacked | Topology::SingleNode, Some(_)) => {
             problems.add("spec.etcd.replicas", "is for topology External; else there are as many members as spec.controlPlane.replicas");
             replicas
         }
     }
-}
-
-/// Whole bytes of an amount that is one.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked just before
-fn whole(amount: f64) -> Option<u64> {
-    (amount >= 0.0 && amount < 2f64.powi(63)).then_some(amount as u64)
 }

@@ -5,39 +5,31 @@
 //! the host's ranges and nodes, upstream's files), and a second wall behind those rules. The spec is taken apart without
 //! `..`: a field that nobody handles does not compile. All problems are reported at once.
 
-mod addresses;
-mod cluster;
 mod config_files;
+mod control_plane;
 mod controllers;
 mod etcd;
-mod flags;
-mod images;
-mod later;
-mod pin;
+mod network;
 mod problems;
-mod quantity;
-mod scheduler;
-mod sections;
-mod version;
 
-pub use cluster::*;
+pub use network::{DNS_INDEX, nth, overlap};
 pub use problems::Invalid;
 
 use super::dereference::Dereferenced;
 use crate::config::OperatorConfig;
-use addresses::Addresses;
+use crate::model::ValidatedCluster;
+use crate::model::names::MAX_CLUSTER_NAME;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
+use nestling_control_api::consts;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
-use nestling_crds::v1alpha1::{Topology, VirtualCluster, VirtualClusterSpec};
+use nestling_crds::v1alpha1::{Topology, VirtualCluster, VirtualClusterSpec, refusals};
+use network::Addresses;
 use problems::Problems;
-
-/// Port of the control API at its Service.
-const CONTROL_PORT: u16 = 8443;
 
 /// Everything that is wrong with a spec, or what it means.
 pub fn validate(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig) -> Result<ValidatedCluster, Vec<Invalid>> {
-    let mut problems = Problems::default();
+    let mut problems = Problems::new(refusals(vc));
     let cluster = understand(vc, reads, config, &mut problems);
     match cluster {
         Some(cluster) if problems.is_empty() => Ok(cluster),
@@ -58,32 +50,33 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         isolation,
         // The controller looks at it before anything else.
         paused: _,
-        hibernate,
+        // Refused by the CRD's rules.
+        hibernate: _,
         deletion_policy,
     } = &vc.spec;
     let status = vc.status.as_ref();
-    later::hibernate(*hibernate, problems);
-    later::replicas(control_plane.replicas, problems);
 
     let identity = identity(vc, problems);
-    let known = version::known(version.as_deref(), status.and_then(|status| status.version.as_deref()), problems);
+    let known = control_plane::version(version.as_deref(), status.and_then(|status| status.version.as_deref()), problems);
     let storage = etcd::storage(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidr.as_deref());
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
     });
     let pinned_node = match (*topology, &identity) {
-        (Topology::SingleNode, Some(identity)) => pin::node(nodes, &control_plane.placement, &identity.uid, reads, problems),
+        (Topology::SingleNode, Some(identity)) => {
+            control_plane::pinned_node(nodes, &control_plane.placement, &identity.uid, reads, problems)
+        }
         _ => None,
     };
     let members = etcd::members(*topology, etcd, control_plane.replicas, problems);
-    let api_server = sections::api_server(&control_plane.api_server, problems);
-    let controller_manager = sections::controller_manager(&control_plane.controller_manager, problems);
-    let scheduler = scheduler::settings(&control_plane.scheduler, problems);
+    let api_server = control_plane::api_server(&control_plane.api_server, problems);
+    let controller_manager = control_plane::controller_manager(&control_plane.controller_manager, problems);
+    let scheduler = control_plane::scheduler(&control_plane.scheduler, problems);
     let cloud_controllers = controllers::cloud(&control_plane.cloud_controller_manager.controllers, problems);
-    let expose = sections::expose(expose, problems);
-    let (node_selector, node_capacity) = sections::nodes(nodes, problems);
-    let (pod_security, network_policy, quota) = sections::isolation(isolation, problems);
+    let expose = control_plane::expose(expose, problems);
+    let (node_selector, node_capacity) = control_plane::nodes(nodes, problems);
+    let (pod_security, network_policy, quota) = control_plane::isolation(isolation, problems);
 
     let identity = identity?;
     let known = known?;
@@ -96,9 +89,9 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         namespace: identity.namespace,
         owner: identity.owner,
         system_namespace: config.namespace.clone(),
-        control_url: format!("https://{}:{CONTROL_PORT}", config.control_host()),
+        control_url: consts::control_url(&config.namespace),
         version: known.version,
-        images: images::images(&known, config),
+        images: control_plane::images(&known, config),
         topology: *topology,
         replicas: control_plane.replicas,
         members,
@@ -111,8 +104,8 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         controller_manager,
         scheduler,
         cloud_controllers,
-        placement: sections::placement(&control_plane.placement),
-        etcd_placement: sections::placement(&etcd.placement),
+        placement: control_plane::placement(&control_plane.placement),
+        etcd_placement: control_plane::placement(&etcd.placement),
         storage,
         etcd_quota_bytes: quota_bytes,
         expose,
@@ -135,7 +128,7 @@ struct Identity {
 
 fn identity(vc: &VirtualCluster, problems: &mut Problems) -> Option<Identity> {
     let name = vc.metadata.name.clone().unwrap_or_default();
-    if name.len() > crate::reconcile::build::names::MAX_CLUSTER_NAME {
+    if name.len() > MAX_CLUSTER_NAME {
         problems.add("metadata.name", "is too long: the names of the cluster's pods are made from it");
     }
     let identity = vc.metadata.uid.clone().zip(vc.metadata.namespace.clone()).zip(vc.controller_owner_ref(&()));

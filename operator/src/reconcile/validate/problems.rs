@@ -1,5 +1,10 @@
-//! What is wrong with a spec, collected.
+//! The problems of a spec, collected, and the checks that several sections share.
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nestling_crds::managed_flags::{ManagedFlags, refusal};
+use nestling_crds::quantity;
+use nestling_crds::v1alpha1::Refusal;
+use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
 /// One thing wrong with a spec.
@@ -12,19 +17,65 @@ pub struct Invalid {
     pub message: String,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Problems(Vec<Invalid>);
+/// What is wrong with a spec. Fields that the CRD's rules refuse are reported with the message of the rule alone.
+#[derive(Debug)]
+pub(super) struct Problems {
+    all: Vec<Invalid>,
+    refused: BTreeSet<String>,
+}
 
 impl Problems {
+    pub fn new(refusals: Vec<Refusal>) -> Self {
+        let refused = refusals.iter().map(|refusal| refusal.field.clone()).collect();
+        let all = refusals.into_iter().map(|Refusal { field, message }| Invalid { field, message }).collect();
+        Self { all, refused }
+    }
+
     pub fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Invalid { field: field.into(), message: message.into() });
+        let field = field.into();
+        if !self.refused.contains(&field) {
+            self.all.push(Invalid { field, message: message.into() });
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
     }
 
     pub fn into_inner(self) -> Vec<Invalid> {
-        self.0
+        self.all
     }
+}
+
+pub(super) fn check_extra_args(field: &str, extra: &BTreeMap<String, String>, managed: &[ManagedFlags], problems: &mut Problems) {
+    for flag in extra.keys() {
+        if let Some(instead) = refusal(managed, flag) {
+            problems.add(field, format!("flag --{flag} is managed: {instead}"));
+        } else if !is_flag(flag) {
+            problems.add(field, format!("{flag:?} is not a flag: write it without leading dashes, as in v or event-ttl"));
+        }
+    }
+}
+
+/// Flags of Kubernetes programs; some of logging have underscores.
+fn is_flag(flag: &str) -> bool {
+    flag.starts_with(|c: char| c.is_ascii_lowercase()) && flag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
+/// Checks a map of quantities, none of which may be negative.
+pub(super) fn check_quantities(field: &str, quantities: &BTreeMap<String, Quantity>, problems: &mut Problems) {
+    for (name, quantity) in quantities {
+        if quantity::nanos(quantity).is_none_or(|nanos| nanos < 0) {
+            problems.add(format!("{field}[{name}]"), format!("{:?} must be a quantity such as 500m, 2 or 8Gi", quantity.0));
+        }
+    }
+}
+
+/// RFC 1123 subdomain.
+pub(super) fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&label.len()) && label.chars().all(inner) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }

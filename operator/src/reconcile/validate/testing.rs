@@ -1,9 +1,11 @@
 //! Clusters for tests: a spec as a user writes it, and a host of three nodes.
 
-use super::{Invalid, ValidatedCluster, validate};
+use super::{Invalid, validate};
 use crate::config::OperatorConfig;
+use crate::model::HostNode;
+use crate::model::ValidatedCluster;
 use crate::pki::installation;
-use crate::reconcile::dereference::{Dereferenced, HostNode};
+use crate::reconcile::dereference::Dereferenced;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 use nestling_crds::v1alpha1::VirtualCluster;

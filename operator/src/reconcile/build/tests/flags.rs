@@ -1,6 +1,6 @@
 //! Every flag that we set is one that a user may not, but for presets, where the user's value counts.
 
-use super::super::{apiserver_container, controllers};
+use super::super::{apiserver, controllers};
 use crate::reconcile::validate::testing::cluster;
 use nestling_crds::managed_flags::{self, ManagedFlags, refusal};
 use rstest::rstest;
@@ -23,7 +23,7 @@ fn ours_are_managed(#[case] topology: &str) {
             assert!(refusal(managed, &flag).is_some(), "{program} --{flag} is set by the operator but not in managed_flags");
         }
     };
-    check("kube-apiserver", apiserver_container::flags(&cluster).into_args(), managed_flags::API_SERVER);
+    check("kube-apiserver", apiserver::flags(&cluster).into_args(), managed_flags::API_SERVER);
     check("kube-controller-manager", controllers::controller_manager_flags(&cluster).into_args(), managed_flags::CONTROLLER_MANAGER);
     check("kube-scheduler", controllers::scheduler_flags(&cluster).into_args(), managed_flags::SCHEDULER);
 }

@@ -4,10 +4,10 @@ mod flags;
 mod golden;
 mod rolls;
 
-use super::{Endpoint, Prepared, Resources, resources, service};
+use super::{Prepared, Resources, resources, service};
+use crate::model::{Endpoint, ValidatedCluster};
 use crate::pki::{Pki, PkiPolicy, plan};
 use crate::reconcile::dereference::Dereferenced;
-use crate::reconcile::validate::ValidatedCluster;
 use crate::reconcile::validate::testing::{now, reads};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Service;

@@ -83,8 +83,8 @@ fn new_authorities_replace_everything() {
 
 #[test]
 fn names_of_all_pods_fit_their_labels() {
-    let longest = "c".repeat(super::super::names::MAX_CLUSTER_NAME);
-    let set = super::super::names::control_plane(&longest);
+    let longest = "c".repeat(crate::model::names::MAX_CLUSTER_NAME);
+    let set = crate::model::names::control_plane(&longest);
     // controller-revision-hash: <StatefulSet>-<hash of at most 10 characters>
     assert_eq!(format!("{set}-0123456789").len(), 63);
 }

@@ -1,7 +1,8 @@
 use super::*;
+use crate::model::Endpoint;
 use crate::pki::{PkiPolicy, plan};
 use crate::reconcile::apply::OnHost;
-use crate::reconcile::build::{self, Applied, Endpoint, Prepared, Resources};
+use crate::reconcile::build::{self, Applied, Prepared, Resources};
 use crate::reconcile::validate::Invalid;
 use crate::reconcile::validate::testing::{cluster, now, reads};
 use crate::tenant::observe::{Dns, Observation};

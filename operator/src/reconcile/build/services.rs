@@ -1,16 +1,13 @@
 //! The Services: `<vc>-apiserver` in front of the tenant's API, headless `<vc>-etcd` that gives members their names, and with
 //! topology `External` `<vc>-etcd-client` in front of etcd.
 
-use super::metadata::{self, component, selector};
-use super::{apiserver_container, etcd_container, names};
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::metadata::{component, selector};
+use crate::model::{API_PORT, ValidatedCluster, metadata, names};
+use crate::reconcile::build::{apiserver, etcd};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nestling_crds::v1alpha1::{ExposeType, Topology};
-
-/// Port of the Service in front of the API.
-pub const API_PORT: i32 = 443;
 
 pub fn api(cluster: &ValidatedCluster) -> Service {
     let (component, lone_pod) = match cluster.topology {
@@ -29,7 +26,7 @@ pub fn api(cluster: &ValidatedCluster) -> Service {
         spec: Some(ServiceSpec {
             type_: Some(type_.to_owned()),
             selector: Some(selector(cluster, component)),
-            ports: Some(vec![service_port("https", API_PORT, apiserver_container::PORT)]),
+            ports: Some(vec![service_port("https", API_PORT, apiserver::PORT)]),
             // Where there is never a second pod, leaving out the one that is not ready gains nothing, and waiting for its
             // probe and for kube-proxy would cost every start a second or two.
             publish_not_ready_addresses: lone_pod.then_some(true),
@@ -55,7 +52,7 @@ fn clients(cluster: &ValidatedCluster) -> Service {
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             selector: Some(selector(cluster, component::ETCD)),
-            ports: Some(vec![service_port("client", etcd_container::CLIENT_PORT, etcd_container::CLIENT_PORT)]),
+            ports: Some(vec![service_port("client", etcd::CLIENT_PORT, etcd::CLIENT_PORT)]),
             publish_not_ready_addresses: (cluster.members == 1).then_some(true),
             ..ServiceSpec::default()
         }),
@@ -77,8 +74,8 @@ fn peers(cluster: &ValidatedCluster) -> Service {
             publish_not_ready_addresses: Some(true),
             selector: Some(selector(cluster, component)),
             ports: Some(vec![
-                service_port("client", etcd_container::CLIENT_PORT, etcd_container::CLIENT_PORT),
-                service_port("peer", etcd_container::PEER_PORT, etcd_container::PEER_PORT),
+                service_port("client", etcd::CLIENT_PORT, etcd::CLIENT_PORT),
+                service_port("peer", etcd::PEER_PORT, etcd::PEER_PORT),
             ]),
             ..ServiceSpec::default()
         }),

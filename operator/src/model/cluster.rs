@@ -1,4 +1,4 @@
-//! What a spec means once nothing in it can be wrong.
+//! What a spec means once it has been validated.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};

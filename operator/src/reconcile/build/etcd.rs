@@ -1,11 +1,11 @@
 //! The container of an etcd member.
 
-use super::container::{Http, container, field_env, port, resources};
-use super::flags::{Flags, file};
-use super::mounts::{self, CERTIFICATES, DATA};
-use super::{config_hash, names};
-use crate::pki::{PkiSecrets, keys};
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::{CERTIFICATES, ValidatedCluster, keys, names};
+use crate::pki::PkiSecrets;
+use crate::reconcile::build::container::{Flags, Http, field_env, file, port, resources};
+use crate::reconcile::build::mounts;
+use crate::reconcile::build::mounts::DATA;
+use crate::reconcile::build::pod::secret_hash;
 use k8s_openapi::api::core::v1::{Container, Volume};
 
 pub const NAME: &str = "etcd";
@@ -64,7 +64,7 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
     ])
 }
 
-pub fn etcd(cluster: &ValidatedCluster) -> Container {
+pub fn container(cluster: &ValidatedCluster) -> Container {
     let http = |path, period, timeout, failures, initial_delay| Http {
         scheme: "HTTP",
         port: METRICS_PORT,
@@ -83,7 +83,7 @@ pub fn etcd(cluster: &ValidatedCluster) -> Container {
         // database, during which nothing listens.
         liveness_probe: Some(http("/livez", 10, 15, 8, 120).into()),
         readiness_probe: Some(http("/readyz", 1, 5, 3, 0).into()),
-        ..container(NAME, &cluster.images.etcd, &["etcd"], flags(cluster).into_args())
+        ..super::container::container(NAME, &cluster.images.etcd, &["etcd"], flags(cluster).into_args())
     }
 }
 
@@ -99,6 +99,6 @@ pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
 }
 
 /// What the program reads at its start only: its authorities (etcd#11555). Leaves are read at each handshake.
-pub fn config(pki: &PkiSecrets) -> String {
-    config_hash::of_secret(pki.etcd.data.as_ref(), &[keys::CA, keys::ETCD_PEER_CA])
+pub fn start_hash(pki: &PkiSecrets) -> String {
+    secret_hash(pki.etcd.data.as_ref(), &[keys::CA, keys::ETCD_PEER_CA])
 }

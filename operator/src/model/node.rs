@@ -1,4 +1,4 @@
-//! A host node as tenants are concerned with it.
+//! The facts of a host node that concern tenants.
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;

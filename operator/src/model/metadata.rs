@@ -1,6 +1,6 @@
-//! Metadata of host objects: whose they are, and with whom they go.
+//! Metadata of host objects: the tenant they belong to, and what deletes them.
 
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::ValidatedCluster;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::DeletionPolicy;

@@ -1,6 +1,7 @@
-//! Names of the objects of a cluster, all in the namespace of the `VirtualCluster` unless they say otherwise.
+//! Names of the objects of a cluster, all in the namespace of the `VirtualCluster` unless they say otherwise, and the keys
+//! inside its Secrets.
 
-use crate::reconcile::validate::ValidatedCluster;
+use crate::model::ValidatedCluster;
 use nestling_crds::v1alpha1::Topology;
 
 /// Longest name of a `VirtualCluster`: pods of StatefulSet `<vc>-control-plane` carry the label
@@ -94,4 +95,35 @@ pub fn etcd_client_host(cluster: &ValidatedCluster) -> String {
 /// Host name of a member. By name, never by address: addresses change with every restart of a pod.
 pub fn member_host(cluster: &ValidatedCluster, member: &str) -> String {
     format!("{member}.{}.{}.svc", etcd(&cluster.name), cluster.namespace)
+}
+
+/// Annotation of the StatefulSet: the node to which a `SingleNode` cluster is pinned. Its volume may exist only there, so
+/// the choice is made once.
+pub const PINNED_NODE: &str = "nestling.dev/pinned-node";
+
+/// Directory in a container with the certificates and keys of its component, and of the authorities it trusts.
+pub const CERTIFICATES: &str = "/etc/nestling/pki";
+
+/// The name that kube-apiserver's `--requestheader-allowed-names` lists.
+pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+
+/// Keys inside the Secrets, for those that mount them.
+pub mod keys {
+    pub const CA: &str = "ca.crt";
+    pub const CA_KEY: &str = "ca.key";
+    pub const SERVING: &str = "tls";
+    pub const KUBELET_CLIENT: &str = "kubelet-client";
+    pub const NODE_SERVING_CA: &str = "node-serving-ca.crt";
+    pub const FRONT_PROXY_CA: &str = "front-proxy-ca.crt";
+    pub const FRONT_PROXY_CLIENT: &str = "front-proxy-client";
+    pub const ETCD_CA: &str = "etcd-ca.crt";
+    pub const ETCD_CLIENT: &str = "etcd-client";
+    pub const ETCD_PEER_CA: &str = "peer-ca.crt";
+    pub const CONTROLLER_MANAGER: &str = "controller-manager";
+    pub const SCHEDULER: &str = "scheduler";
+    pub const CLOUD_CONTROLLER_MANAGER: &str = "cloud-controller-manager";
+    pub const CONTROL_CA: &str = "control-ca.crt";
+    pub const SERVICE_ACCOUNT_KEY: &str = "sa.key";
+    pub const SERVICE_ACCOUNT_PUBLIC: &str = "sa.pub";
+    pub const KUBECONFIG: &str = "kubeconfig";
 }

@@ -1,10 +1,12 @@
-//! How the tenant's API is reached, as far as the live Service tells.
+//! The addresses of the tenant's API, as the live Service reports them.
 
-use super::{names, service};
-use crate::reconcile::validate::{San, ValidatedCluster};
+use crate::model::{San, ValidatedCluster, names};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use nestling_crds::v1alpha1::ExposeType;
 use std::net::IpAddr;
+
+/// Port of the Service in front of the API.
+pub const API_PORT: i32 = 443;
 
 /// Addresses of the tenant's API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +26,7 @@ impl Endpoint {
     pub fn from_service(cluster: &ValidatedCluster, live: &Service) -> Option<Self> {
         let spec = live.spec.as_ref()?;
         let service_ip: IpAddr = spec.cluster_ip.as_deref()?.parse().ok()?;
-        let host_url = url(&host(service_ip), service::API_PORT);
+        let host_url = url(&host(service_ip), API_PORT);
         let balancers = live
             .status
             .as_ref()
@@ -38,9 +40,9 @@ impl Endpoint {
             ExposeType::NodePort => named.zip(node_port).map(|(name, port)| url(name, port)),
             ExposeType::LoadBalancer => {
                 let balancer = balancers.iter().find_map(balancer_host);
-                named.map(ToOwned::to_owned).or(balancer).map(|host| url(&host, service::API_PORT))
+                named.map(ToOwned::to_owned).or(balancer).map(|host| url(&host, API_PORT))
             }
-            ExposeType::ClusterIP | ExposeType::Gateway => named.map(|name| url(name, service::API_PORT)),
+            ExposeType::ClusterIP | ExposeType::Gateway => named.map(|name| url(name, API_PORT)),
         };
         let sans = balancers.iter().filter_map(balancer_san).chain(named.map(|name| San::Dns(name.to_owned()))).collect();
         Some(Self { service_ip, url: url.unwrap_or_else(|| host_url.clone()), host_url, sans })
@@ -49,7 +51,7 @@ impl Endpoint {
     /// The server of the admin kubeconfig: the Service by name where it is reached inside the host only.
     pub fn kubeconfig_server(&self, cluster: &ValidatedCluster) -> String {
         if self.url == self.host_url {
-            url(&format!("{}.{}.svc", names::apiserver(&cluster.name), cluster.namespace), service::API_PORT)
+            url(&format!("{}.{}.svc", names::apiserver(&cluster.name), cluster.namespace), API_PORT)
         } else {
             self.url.clone()
         }

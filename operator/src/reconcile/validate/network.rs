@@ -1,16 +1,95 @@
-//! Service ranges of tenants, taken from the operator's pool.
+//! The tenant's service range, taken from the spec or from the operator's pool, and what follows from it.
 //!
-//! Ranges of two tenants may overlap (each is seen by its own pods only), so a pair of reconciles that choose the same one
-//! at the same moment does no harm; choosing different ones keeps packet captures and firewall logs readable. A range that
-//! the host itself uses is out: the tenant's pods could not reach those host addresses.
+//! Ranges of two tenants may overlap, since each is seen by its own pods only: two reconciles that choose the same range at
+//! the same time do no harm, and different ranges keep packet captures and firewall logs readable. A range that the host
+//! itself uses is excluded: the tenant's pods could not reach those host addresses.
 
+use crate::config::OperatorConfig;
+use crate::reconcile::dereference::Dereferenced;
+use crate::reconcile::validate::problems::{Problems, is_dns_name};
 use ipnet::{IpNet, Ipv4Net};
 use nestling_crds::names::{TenantUid, hash65};
+use nestling_crds::v1alpha1::Network;
 use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 
+const FIELD: &str = "spec.network.serviceCIDR";
 /// Position of `kube-dns` in the range, as kubeadm has it.
 pub const DNS_INDEX: u32 = 10;
+/// kube-apiserver takes 20 host bits at most (`validateMaxCIDRRange`); DNS is the tenth address.
+const PREFIXES: std::ops::RangeInclusive<u8> = 12..=28;
+
+pub(super) struct Addresses {
+    pub service_cidr: IpNet,
+    /// First address of the range.
+    pub kubernetes: IpAddr,
+    pub dns: IpAddr,
+    pub cluster_domain: String,
+}
+
+impl Addresses {
+    /// `accepted` is the range in force. It stays, even if the host has grown into it since: Services have addresses in it.
+    pub fn find(
+        network: &Network,
+        accepted: Option<&str>,
+        tenant: &TenantUid,
+        reads: &Dereferenced,
+        config: &OperatorConfig,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let Network { service_cidr, cluster_domain, node_ports: _ } = network;
+        if !is_dns_name(cluster_domain) {
+            problems.add("spec.network.clusterDomain", format!("{cluster_domain:?} must be a DNS domain such as cluster.local"));
+        }
+        let accepted = accepted.and_then(|range| range.parse::<Ipv4Net>().ok());
+        let range = match (service_cidr, accepted) {
+            (Some(asked), accepted) => asked_for(asked, accepted, &reads.host_ranges, problems)?,
+            (None, Some(accepted)) => accepted,
+            (None, None) => allocated(tenant, reads, config, problems)?,
+        };
+        Some(Self {
+            service_cidr: IpNet::V4(range),
+            kubernetes: nth(&range, 1)?,
+            dns: nth(&range, DNS_INDEX)?,
+            cluster_domain: cluster_domain.clone(),
+        })
+    }
+}
+
+fn asked_for(asked: &str, accepted: Option<Ipv4Net>, host: &[IpNet], problems: &mut Problems) -> Option<Ipv4Net> {
+    let Ok(range) = asked.parse::<IpNet>() else {
+        problems.add(FIELD, format!("{asked:?} must be a CIDR such as 10.100.0.0/20"));
+        return None;
+    };
+    let IpNet::V4(range) = range else {
+        problems.add(FIELD, "IPv6 is not supported yet; use an IPv4 range");
+        return None;
+    };
+    if range != range.trunc() || !PREFIXES.contains(&range.prefix_len()) {
+        problems.add(FIELD, format!("{asked} must be between /12 and /28, without host bits"));
+        return None;
+    }
+    if let Some(accepted) = accepted {
+        if accepted == range {
+            return Some(range);
+        }
+        problems.add(FIELD, format!("is immutable: the tenant's Services have addresses in {accepted}"));
+        return None;
+    }
+    if let Some(taken) = host.iter().find(|other| overlap(&IpNet::V4(range), other)) {
+        problems
+            .add(FIELD, format!("{range} overlaps {taken}, which the host uses: the tenant's pods could not reach the host's addresses"));
+        return None;
+    }
+    Some(range)
+}
+
+fn allocated(tenant: &TenantUid, reads: &Dereferenced, config: &OperatorConfig, problems: &mut Problems) -> Option<Ipv4Net> {
+    let others = reads.taken.iter().filter(|(other, _)| other != tenant).map(|(_, range)| *range);
+    let avoid: Vec<IpNet> = reads.host_ranges.iter().copied().chain(others).collect();
+    let range = allocate(config.service_cidr_pool, config.service_cidr_prefix, tenant, &avoid);
+    range.map_err(|error| problems.add(FIELD, format!("cannot be allocated: {error}; name a range yourself"))).ok()
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AllocateError {

@@ -1,0 +1,77 @@
+//! The workload namespace, in which agents create the tenant's pods, and what restricts them there.
+//!
+//! It contains no Secret of the control plane, so agents, which can create pods in it, cannot mount the key of a CA.
+
+use crate::model::metadata::CLUSTER_NAMESPACE;
+use crate::model::{ValidatedCluster, metadata, names};
+use crate::reconcile::build::network_policy::{by_name, control_plane_pods};
+use k8s_openapi::api::core::v1::{Namespace, ResourceQuota, ResourceQuotaSpec};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec};
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use nestling_crds::labels;
+use nestling_crds::v1alpha1::PodSecurity;
+
+/// Label read by the `PodSecurity` admission of the host.
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+
+pub fn namespace(cluster: &ValidatedCluster) -> Namespace {
+    let level = match cluster.pod_security {
+        PodSecurity::Privileged => "privileged",
+        PodSecurity::Baseline => "baseline",
+        PodSecurity::Restricted => "restricted",
+    };
+    let mut labels = metadata::labels(cluster);
+    labels.extend(metadata::strings([
+        (ENFORCE, level),
+        (CLUSTER_NAMESPACE, cluster.namespace.as_str()),
+        (labels::COMPONENT, metadata::component::WORKLOAD),
+    ]));
+    Namespace {
+        metadata: ObjectMeta { name: Some(cluster.workload_namespace.to_string()), labels: Some(labels), ..ObjectMeta::default() },
+        ..Namespace::default()
+    }
+}
+
+pub fn role_binding(cluster: &ValidatedCluster) -> RoleBinding {
+    RoleBinding {
+        metadata: metadata::in_workload_namespace(cluster, names::AGENT),
+        role_ref: RoleRef {
+            api_group: Some("rbac.authorization.k8s.io".to_owned()),
+            kind: "ClusterRole".to_owned(),
+            name: names::AGENT_ROLE.to_owned(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: names::AGENT.to_owned(),
+            namespace: Some(cluster.system_namespace.clone()),
+            ..Subject::default()
+        }]),
+    }
+}
+
+pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
+    let own = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
+    let control_plane = NetworkPolicyPeer {
+        namespace_selector: Some(by_name(&cluster.namespace)),
+        pod_selector: Some(control_plane_pods(cluster)),
+        ip_block: None,
+    };
+    cluster.network_policy.then(|| NetworkPolicy {
+        metadata: metadata::in_workload_namespace(cluster, names::WORKLOAD),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(LabelSelector::default()),
+            policy_types: Some(vec!["Ingress".to_owned()]),
+            ingress: Some(vec![NetworkPolicyIngressRule { from: Some(vec![own, control_plane]), ports: None }]),
+            egress: None,
+        }),
+    })
+}
+
+pub fn quota(cluster: &ValidatedCluster) -> Option<ResourceQuota> {
+    (!cluster.quota.is_empty()).then(|| ResourceQuota {
+        metadata: metadata::in_workload_namespace(cluster, names::WORKLOAD),
+        spec: Some(ResourceQuotaSpec { hard: Some(cluster.quota.clone()), ..ResourceQuotaSpec::default() }),
+        ..ResourceQuota::default()
+    })
+}

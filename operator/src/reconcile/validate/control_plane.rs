@@ -1,0 +1,176 @@
+//! The control plane: version and images, the settings of each component, placement, exposure, and what surrounds the
+//! tenant's pods.
+
+use crate::config::OperatorConfig;
+use crate::model::{
+    ApiServerSettings, ControllerManagerSettings, ExposeSettings, HostNode, Images, PlacementSettings, San, SchedulerSettings,
+};
+use crate::reconcile::dereference::Dereferenced;
+use crate::reconcile::validate::problems::{Problems, check_extra_args, check_quantities, is_dns_name};
+use crate::reconcile::validate::{config_files, controllers};
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nestling_crds::names::{NodeName, TenantUid, hash65};
+use nestling_crds::v1alpha1::{ApiServer, ControllerManager, Expose, Isolation, Nodes, Placement, PodSecurity, Raw, Scheduler};
+use nestling_crds::versions::{Known, Version};
+use nestling_crds::{managed_flags, versions};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The version asked for, if it is known and the one that runs may become it.
+pub(super) fn version(asked: Option<&str>, running: Option<&str>, problems: &mut Problems) -> Option<Known> {
+    let known = versions::resolve(asked).map_err(|error| problems.add("spec.version", error.to_string())).ok()?;
+    if let Some(running) = running.and_then(|running| running.parse::<Version>().ok())
+        && let Err(error) = versions::check_change(running, known.version)
+    {
+        problems.add("spec.version", error.to_string());
+    }
+    Some(known)
+}
+
+pub(super) fn images(known: &Known, config: &OperatorConfig) -> Images {
+    let registry = config.kubernetes_registry.trim_end_matches('/');
+    let kubernetes = |program: &str| format!("{registry}/{program}:{}", known.version);
+    Images {
+        api_server: kubernetes("kube-apiserver"),
+        controller_manager: kubernetes("kube-controller-manager"),
+        scheduler: kubernetes("kube-scheduler"),
+        etcd: format!("{registry}/etcd:{}", known.etcd_tag),
+        coredns: format!("{registry}/coredns/coredns:{}", known.coredns_tag),
+        cloud_controller: config.cloud_controller_image.clone(),
+    }
+}
+
+pub(super) fn api_server(api_server: &ApiServer, problems: &mut Problems) -> ApiServerSettings {
+    const FIELD: &str = "spec.controlPlane.apiServer";
+    let ApiServer { extra_args, resources, cert_sans, authentication, authorization: _, audit, encryption, admission } = api_server;
+    check_extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::API_SERVER, problems);
+    ApiServerSettings {
+        extra_args: extra_args.clone(),
+        resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
+        cert_sans: cert_sans.iter().filter_map(|name| san(name, problems)).collect(),
+        files: config_files::files(config_files::Given { authentication, audit, encryption, admission }, FIELD, problems),
+    }
+}
+
+fn san(name: &str, problems: &mut Problems) -> Option<San> {
+    if let Ok(address) = name.parse() {
+        return Some(San::Ip(address));
+    }
+    if is_dns_name(name.strip_prefix("*.").unwrap_or(name)) {
+        return Some(San::Dns(name.to_owned()));
+    }
+    problems.add("spec.controlPlane.apiServer.certSANs", format!("{name:?} must be a DNS name or an IP address"));
+    None
+}
+
+pub(super) fn controller_manager(manager: &ControllerManager, problems: &mut Problems) -> ControllerManagerSettings {
+    const FIELD: &str = "spec.controlPlane.controllerManager";
+    let ControllerManager { controllers, extra_args, resources } = manager;
+    check_extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::CONTROLLER_MANAGER, problems);
+    ControllerManagerSettings {
+        controllers: controllers::controller_manager(controllers, problems),
+        extra_args: extra_args.clone(),
+        resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
+    }
+}
+
+const SCHEDULER: &str = "spec.controlPlane.scheduler";
+/// Of `KubeSchedulerProfile`. kube-scheduler reads its configuration strictly: a key it does not know ends it.
+const PROFILE_KEYS: &[&str] = &["schedulerName", "percentageOfNodesToScore", "plugins", "pluginConfig"];
+
+pub(super) fn scheduler(scheduler: &Scheduler, problems: &mut Problems) -> SchedulerSettings {
+    let Scheduler { profiles, extra_args, resources } = scheduler;
+    check_extra_args(&format!("{SCHEDULER}.extraArgs"), extra_args, managed_flags::SCHEDULER, problems);
+    check_profiles(profiles, problems);
+    SchedulerSettings {
+        profiles: profiles.iter().map(|profile| Value::Object(profile.0.clone())).collect(),
+        extra_args: extra_args.clone(),
+        resources: checked_resources(&format!("{SCHEDULER}.resources"), resources.as_ref(), problems),
+    }
+}
+
+fn check_profiles(profiles: &[Raw], problems: &mut Problems) {
+    let mut names = BTreeSet::new();
+    for (index, Raw(profile)) in profiles.iter().enumerate() {
+        let field = format!("{SCHEDULER}.profiles[{index}]");
+        if let Some(key) = profile.keys().find(|key| !PROFILE_KEYS.contains(&key.as_str())) {
+            problems.add(&field, format!("has an unknown key {key}; known are {}", PROFILE_KEYS.join(", ")));
+        }
+        // Upstream's default: a profile without a name is the default scheduler.
+        let name = profile.get("schedulerName").map_or(Some("default-scheduler"), Value::as_str);
+        match name {
+            Some(name) if !name.is_empty() => {
+                if !names.insert(name) {
+                    problems.add(&field, format!("has the same schedulerName as another profile: {name}"));
+                }
+            }
+            _ => problems.add(&field, "schedulerName must be a name"),
+        }
+    }
+}
+
+fn checked_resources(field: &str, resources: Option<&ResourceRequirements>, problems: &mut Problems) -> Option<ResourceRequirements> {
+    let resources = resources?;
+    for (part, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        if let Some(quantities) = quantities {
+            check_quantities(&format!("{field}.{part}"), quantities, problems);
+        }
+    }
+    Some(resources.clone())
+}
+
+/// The node the cluster is on already, whatever has become of it (its volume may exist only there). Else one that may
+/// carry both the control plane and the tenant's pods; which one depends on the tenant, so that tenants spread.
+pub(super) fn pinned_node(
+    nodes: &Nodes,
+    placement: &Placement,
+    tenant: &TenantUid,
+    reads: &Dereferenced,
+    problems: &mut Problems,
+) -> Option<NodeName> {
+    if let Some(node) = &reads.pinned_node {
+        return Some(node.clone());
+    }
+    let wanted = || nodes.selector.iter().chain(&placement.node_selector);
+    let fits = |node: &&HostNode| node.ready && wanted().all(|(key, value)| node.labels.get(key) == Some(value));
+    // Rendezvous hashing: a node that comes or goes changes the choice of few.
+    let chosen = reads.host_nodes.iter().filter(fits).max_by_key(|node| hash65(&["pin", tenant.as_str(), node.name.as_str()]));
+    if chosen.is_none() {
+        problems.add(
+            "spec.topology",
+            "SingleNode needs a Ready host node with the labels of spec.nodes.selector and spec.controlPlane.placement.nodeSelector; there is none",
+        );
+    }
+    chosen.map(|node| node.name.clone())
+}
+
+pub(super) fn placement(placement: &Placement) -> PlacementSettings {
+    let Placement { node_selector, tolerations, priority_class_name, zone_spread } = placement;
+    PlacementSettings {
+        node_selector: node_selector.clone(),
+        tolerations: tolerations.clone(),
+        priority_class: (!priority_class_name.is_empty()).then(|| priority_class_name.clone()),
+        zone_spread: *zone_spread,
+    }
+}
+
+pub(super) fn expose(expose: &Expose, problems: &mut Problems) -> ExposeSettings {
+    let Expose { type_, hostname, annotations } = expose;
+    if !hostname.is_empty() && !is_dns_name(hostname) {
+        problems.add("spec.expose.hostname", format!("{hostname:?} must be a DNS name"));
+    }
+    ExposeSettings { type_: *type_, hostname: (!hostname.is_empty()).then(|| hostname.clone()), annotations: annotations.clone() }
+}
+
+pub(super) fn nodes(nodes: &Nodes, problems: &mut Problems) -> (BTreeMap<String, String>, BTreeMap<String, Quantity>) {
+    let Nodes { selector, capacity, static_pods: _ } = nodes;
+    check_quantities("spec.nodes.capacity", capacity, problems);
+    (selector.clone(), capacity.clone())
+}
+
+pub(super) fn isolation(isolation: &Isolation, problems: &mut Problems) -> (PodSecurity, bool, BTreeMap<String, Quantity>) {
+    let Isolation { pod_security, network_policy, quota } = isolation;
+    check_quantities("spec.isolation.quota", quota, problems);
+    (*pod_security, *network_policy, quota.clone())
+}
