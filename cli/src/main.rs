@@ -3,7 +3,7 @@
 //! Each verb is a file: `run` reads from the host cluster, and pure functions turn what was read into text or into a
 //! kubeconfig. Output goes to stdout, errors and notes to stderr, exit codes as kubectl's.
 //!
-//! Order: table ← host ← events ← kubeconfig_file ← list ← describe ← kubeconfig ← args
+//! Order: table ← host ← events ← `kubeconfig_file` ← list ← describe ← kubeconfig ← args
 
 mod args;
 mod describe;

@@ -5,6 +5,9 @@
 //! handles, registers [`metrics`], holds a [`lease`] while it writes, calls Kubernetes APIs through [`kube`](mod@kube),
 //! works on objects from a [`queue`], spaces retries with [`backoff`] and reaches the operator through [`control`] over
 //! certificates from [`tls`].
+//!
+//! Order: sync ← error ← backoff ← queue ← metrics ← readiness ← shutdown ← telemetry ← tls ← admin ← kube ← lease ← control ←
+//! process ← testing
 
 pub mod admin;
 pub mod backoff;

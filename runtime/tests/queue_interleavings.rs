@@ -47,6 +47,7 @@ impl Work {
 }
 
 /// One task takes keys and starts a task for each, as the programs do, while threads add keys.
+#[allow(clippy::unwrap_used)] // a panic of a task or thread fails the test
 fn scenario() {
     let (queue, work) = (Arc::new(Queue::new()), Arc::new(Work::default()));
     let producers = (0..KEYS).map(|key| {

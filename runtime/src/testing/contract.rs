@@ -199,8 +199,8 @@ async fn lists_of_a_status_merge_by_key(client: &Client) -> Result<()> {
     let params = PatchParams::apply("contract").force();
     let patched = nodes.patch_status(name, &params, &applied("A")).await?;
     ensure!(conditions(&patched) == ["Applied=True", "MemoryPressure=False", "Ready=False"], "{patched:?}");
-    let none = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {}});
-    let patched = nodes.patch_status(name, &params, &Patch::Apply(none)).await?;
+    let nothing = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {}});
+    let patched = nodes.patch_status(name, &params, &Patch::Apply(nothing)).await?;
     ensure!(conditions(&patched) == ["MemoryPressure=False", "Ready=False"], "{patched:?}");
 
     let merged =

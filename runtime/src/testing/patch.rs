@@ -21,8 +21,8 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
 }
 
 /// `path` is that of `target`, as [`list`] takes it.
-pub(super) fn strategic(target: &mut Value, patch: &Value, path: &str) {
-    match patch {
+pub(super) fn strategic(target: &mut Value, change: &Value, path: &str) {
+    match change {
         Value::Object(fields) => strategic_object(object(target), fields, path),
         Value::Array(items) => strategic_list(target, items, path),
         value => *target = value.clone(),

@@ -66,10 +66,12 @@ struct Rule {
     action: Action,
 }
 
+type Respond = dyn Fn(&Request) -> (u16, Value) + Send + Sync;
+
 #[derive(Clone)]
 enum Action {
     Fault(Fault),
-    Respond(Arc<dyn Fn(&Request) -> (u16, Value) + Send + Sync>),
+    Respond(Arc<Respond>),
     Before(Arc<dyn Fn(&ApiServer) + Send + Sync>),
 }
 

@@ -116,7 +116,7 @@ impl Store {
             "create" if key.name.is_empty() => (201, self.create(key, request)?),
             "update" => (200, self.write(&key, request, &manager(request, "Update"), |_| Ok(request.body.clone()))?),
             "patch" => (200, self.write(&key, request, &manager(request, "Update"), |live| patched(live, request))?),
-            "apply" => self.apply(key, request)?,
+            "apply" => self.apply(&key, request)?,
             "delete" => (200, self.delete(&key, &request.body)?),
             "deletecollection" => {
                 let scope = Scope::of(request);
@@ -272,11 +272,11 @@ impl Store {
         change: impl FnOnce(&Value) -> Result<Value, ApiError>,
     ) -> Result<Value, ApiError> {
         let live = self.found(key)?.object.clone();
-        let new = settled(&live, change(&live)?, request.subresource())?;
+        let new = settled(&live, &change(&live)?, request.subresource())?;
         Ok(self.commit(key, new, |owners, old, new| owners.update(manager, old, new)))
     }
 
-    fn apply(&mut self, key: Key, request: &Request) -> Result<(u16, Value), ApiError> {
+    fn apply(&mut self, key: &Key, request: &Request) -> Result<(u16, Value), ApiError> {
         let force = request.param("force") == "true";
         if request.param("fieldManager").is_empty() {
             return Err(ApiError::new(422, "fieldManager: Required value: is required for apply patch"));
@@ -290,24 +290,24 @@ impl Store {
         } else {
             patch::object(&mut config).remove("status");
         }
-        let existing = self.objects.get(&key).cloned();
+        let existing = self.objects.get(key).cloned();
         if existing.is_none() && !config["metadata"]["uid"].is_null() {
             return Err(ApiError::new(409, format!("{} {:?} with this uid does not exist", key.resource, key.name)));
         }
         if existing.is_none() && !request.subresource().is_empty() {
-            return Err(self.found(&key).err().unwrap_or_else(|| ApiError::new(404, "not found")));
+            return Err(self.found(key).err().unwrap_or_else(|| ApiError::new(404, "not found")));
         }
         let (live, mut owners) = existing.map_or_else(|| (json!({}), Owners::default()), |record| (record.object, record.owners));
         let merged = owners.apply(&manager, &live, &config, force).map_err(|Conflict(others)| {
             let others: Vec<String> = others.into_iter().collect();
             ApiError::new(409, format!("Apply failed with conflicts: fields are managed by {}", others.join(", ")))
         })?;
-        let (code, new) = if self.objects.contains_key(&key) {
-            (200, settled(&live, merged, request.subresource())?)
+        let (code, new) = if self.objects.contains_key(key) {
+            (200, settled(&live, &merged, request.subresource())?)
         } else {
-            (201, self.born(&key, merged))
+            (201, self.born(key, merged))
         };
-        Ok((code, self.commit(&key, new, |stored, _, _| *stored = owners)))
+        Ok((code, self.commit(key, new, |stored, _, _| *stored = owners)))
     }
 
     fn delete(&mut self, key: &Key, options: &Value) -> Result<Value, ApiError> {
@@ -367,7 +367,9 @@ impl Store {
         }
         if key.resource == "namespaces" && key.group.is_empty() {
             let inside: Vec<Key> = self.objects.keys().filter(|other| other.namespace == key.name).cloned().collect();
-            inside.iter().for_each(|key| drop(self.remove(key)));
+            for key in inside {
+                drop(self.remove(&key));
+            }
         }
         self.remove(key).unwrap_or(object)
     }
@@ -402,7 +404,7 @@ fn patched(live: &Value, request: &Request) -> Result<Value, ApiError> {
 }
 
 /// `new` with what a write through `subresource` cannot change taken from `live`.
-fn settled(live: &Value, new: Value, subresource: &str) -> Result<Value, ApiError> {
+fn settled(live: &Value, new: &Value, subresource: &str) -> Result<Value, ApiError> {
     for field in ["uid", "resourceVersion"] {
         let (given, actual) = (&new["metadata"][field], &live["metadata"][field]);
         if !given.is_null() && given != "" && given != actual {
