@@ -332,8 +332,8 @@ mod tests {
 
     /// What `next` returns at once, as `name` or `-name`; None if it waits.
     fn next(changes: &mut ServiceChanges) -> Option<Vec<String>> {
-        let changed = changes.next().now_or_never()?;
-        Some(changed.into_iter().map(|(name, facts)| format!("{}{}", if facts.is_some() { "" } else { "-" }, name.name)).collect())
+        let answer = changes.next().now_or_never()?;
+        Some(answer.into_iter().map(|(name, facts)| format!("{}{}", if facts.is_some() { "" } else { "-" }, name.name)).collect())
     }
 
     #[test]

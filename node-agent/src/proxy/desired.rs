@@ -1,5 +1,4 @@
-//! What the node's rules are to be, as far as the tenants' tasks have reported it, and how the one task that writes rules
-//! learns of changes: [`Shared`] keeps the newest state of each tenant, not a queue of changes.
+//! What the node's rules are to be, as far as the tenants' tasks have reported it.
 
 use super::sources::Sources;
 use super::table::{Family, NodeTable, ServiceTable, TenantKey};
@@ -7,8 +6,7 @@ use ipnet::IpNet;
 use nestling_crds::names::TenantUid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, watch};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 #[derive(Default)]
@@ -66,11 +64,22 @@ impl Desired {
         self.expected = Some(tenants);
     }
 
+    /// The operator has sent the tenants of the node.
+    pub(super) fn knows_tenants(&self) -> bool {
+        self.expected.is_some()
+    }
+
     /// Every tenant of the node is known, with its Services and pods.
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.expected.as_ref().is_some_and(|expected| {
             expected.iter().all(|tenant| self.sources.knows(tenant) && self.tables.get(tenant).is_some_and(|table| !table.is_closed))
         })
+    }
+
+    /// The rules to be of each family, given what the kernel has and the bridges that need masquerading.
+    pub(super) fn tables(&mut self, families: [(Family, &NodeTable, BTreeSet<String>); 2]) -> [NodeTable; 2] {
+        self.sources.expire(Instant::now());
+        families.map(|(family, installed, bridges)| self.table(family, installed, bridges))
     }
 
     /// The rules to be, given what the kernel has: what a former process left stays until something better is known.
@@ -102,100 +111,6 @@ impl Desired {
         let sources = kept.chain(owned.filter(|(address, _)| Family::of(*address) == family));
         table.sources = sources.filter(|(_, key)| table.tenants.contains_key(key)).collect();
         table
-    }
-}
-
-pub(super) struct Shared {
-    state: Mutex<State>,
-    changed: Notify,
-    /// The generation whose rules are in the kernel.
-    applied: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct State {
-    desired: Desired,
-    /// Counts changes of `desired`.
-    generation: u64,
-    /// The first change that is not in the kernel yet.
-    since: Option<Instant>,
-    is_urgent: bool,
-}
-
-/// What one round of the writer brings into the kernel.
-#[derive(Clone, Copy)]
-pub(super) struct Round {
-    generation: u64,
-    /// The first change of the round.
-    pub(super) since: Option<Instant>,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), applied: watch::Sender::new(0) }
-    }
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// `change` returns whether it changed anything. An urgent change does not wait for others.
-    pub(super) fn update(&self, is_urgent: bool, change: impl FnOnce(&mut Desired) -> bool) {
-        let mut state = self.state();
-        if change(&mut state.desired) {
-            state.generation += 1;
-            state.since.get_or_insert_with(Instant::now);
-            state.is_urgent |= is_urgent;
-            drop(state);
-            self.changed.notify_one();
-        }
-    }
-
-    /// Waits for a change since the last call.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
-    }
-
-    pub(super) fn is_urgent(&self) -> bool {
-        self.state().is_urgent
-    }
-
-    /// The operator has sent the tenants of the node.
-    pub(super) fn knows_tenants(&self) -> bool {
-        self.state().desired.expected.is_some()
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
-        self.state().desired.is_complete()
-    }
-
-    /// Begins a round: the rules to be of each family, given what the kernel has and the bridges that need masquerading.
-    pub(super) fn begin(&self, families: [(Family, &NodeTable, BTreeSet<String>); 2]) -> (Round, [NodeTable; 2]) {
-        let mut state = self.state();
-        state.is_urgent = false;
-        state.desired.sources.expire(Instant::now());
-        let round = Round { generation: state.generation, since: state.since.take() };
-        (round, families.map(|(family, installed, bridges)| state.desired.table(family, installed, bridges)))
-    }
-
-    /// The round's rules are in the kernel.
-    pub(super) fn applied(&self, round: Round) {
-        self.applied.send_replace(round.generation);
-    }
-
-    /// The round failed and is to be tried again.
-    pub(super) fn failed(&self, round: Round) {
-        let mut state = self.state();
-        state.since = round.since.or(state.since);
-    }
-
-    /// Waits until every change so far is in the kernel; for ever once the writer has ended.
-    pub(super) async fn settled(&self) {
-        let generation = self.state().generation;
-        // Fails only without a sender, which lives as long as `self`.
-        let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
     }
 }
 

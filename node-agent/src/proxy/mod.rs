@@ -6,7 +6,7 @@
 //! addresses of the tenant's pods, by their status ───────▶ Proxy::set_sources ┤
 //! sandboxes::run: the same, earlier ─────────────────────────▶ Proxy::announce ┤
 //!                                                                             ▼
-//!                                desired::Shared ─ table::NodeTable ─▶ sync::Writer, one per node
+//!                               desired::Desired ─ table::NodeTable ─▶ sync::Writer, one per node
 //!                                    nft::plan ─ transaction ─▶ nft::Netfilter, then conntrack
 //! ```
 //! Everything between the API objects and the nft text is a function from data to data; see `nft` for the table in the
@@ -30,19 +30,21 @@ mod metrics;
 mod nft;
 pub mod sandboxes;
 pub mod services;
+mod shared;
 mod sources;
 mod sync;
 pub mod table;
 
 use bridges::BridgeProbe;
 use conntrack::Conntrack;
-use desired::Shared;
+use desired::Desired;
 use ipnet::IpNet;
 use metrics::ProxyMetrics;
 use nestling_crds::names::TenantUid;
 use nestling_runtime::metrics::Metrics;
 use nestling_runtime::readiness::Pending;
 use nft::Netfilter;
+use shared::Shared;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,6 +53,11 @@ use table::ServiceTable;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+/// The locks of [`shared`], which its interleaving test replaces by ones that it schedules.
+mod locks {
+    pub(super) use std::sync::{Mutex, MutexGuard};
+}
 
 /// The seams to the node.
 pub struct ProxyConfig {
@@ -78,7 +85,7 @@ impl ProxyConfig {
 /// The node's proxy. Clones are the same proxy.
 #[derive(Clone)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Desired>>,
     tasks: TaskTracker,
 }
 
@@ -92,6 +99,19 @@ impl Proxy {
         tasks.spawn(writer.run(config.ready, shutdown).instrument(tracing::info_span!("proxy")));
         tasks.close();
         Self { shared, tasks }
+    }
+
+    /// Over a packet filter in memory, until the test ends.
+    #[cfg(test)]
+    fn fake(netfilter: &Arc<nft::FakeNetfilter>) -> Self {
+        let config = ProxyConfig {
+            netfilter: Arc::clone(netfilter) as Arc<dyn Netfilter>,
+            conntrack: Arc::new(conntrack::Untouched),
+            bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
+            metrics: Metrics::default(),
+            ready: None,
+        };
+        Self::start(config, CancellationToken::new())
     }
 
     /// The tenant is served here; until [`Proxy::set_services`] its Service ranges are closed, unless its rules are known

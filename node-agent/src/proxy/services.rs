@@ -283,16 +283,13 @@ mod tests {
     use super::super::table::Backend;
     use super::*;
     use crate::fixtures::tenant_spec;
-    use crate::proxy::conntrack::Untouched;
     use crate::proxy::nft::FakeNetfilter;
-    use crate::proxy::{BridgeProbe, ProxyConfig};
     use crate::services::{Protocol, Services};
     use crate::tenant::{PodStores, TenantSpec};
     use http::{Request, Response};
     use k8s_openapi::api::core::v1::Service;
     use kube::client::Body;
     use nestling_crds::names::{NodeName, TenantUid};
-    use nestling_runtime::metrics::Metrics;
     use serde_json::{Value, json};
     use std::time::Duration;
     use tower_test::mock::{self, Handle, SendResponse};
@@ -496,14 +493,7 @@ mod tests {
         let apiserver = tokio::spawn(serve(apiserver));
         let fake = Arc::new(FakeNetfilter::default());
         let shutdown = CancellationToken::new();
-        let config = ProxyConfig {
-            netfilter: Arc::clone(&fake) as Arc<dyn crate::proxy::nft::Netfilter>,
-            conntrack: Arc::new(Untouched),
-            bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
-            metrics: Metrics::default(),
-            ready: None,
-        };
-        let proxy = Proxy::start(config, shutdown.clone());
+        let proxy = Proxy::fake(&fake);
         let tenant = tenant(&kube::Client::new(service, "default"));
         let (services, changes) = Services::new();
         let client = tenant.proxy.clone();
@@ -525,6 +515,5 @@ mod tests {
         shutdown.cancel();
         running.await.unwrap();
         following.await.unwrap();
-        proxy.stopped().await;
     }
 }

@@ -3,9 +3,10 @@
 
 use super::bridges::BridgeProbe;
 use super::conntrack::{Conntrack, ConntrackCleanup, Sweeper, is_stale_affinity};
-use super::desired::Shared;
+use super::desired::Desired;
 use super::metrics::{Outcome, ProxyMetrics};
 use super::nft::{Approach, Command, Installed, Key, Listing, Netfilter, NetfilterError, TenantMap, Transaction, plan};
+use super::shared::Shared;
 use super::table::{Family, NodeTable, ServiceTable};
 use nestling_runtime::backoff::Backoff;
 use nestling_runtime::error::chain;
@@ -31,7 +32,7 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 const AFFINITY_ATTEMPTS: u32 = 3;
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Desired>>,
     bridges: BridgeProbe,
     metrics: ProxyMetrics,
     tables: [Table; 2],
@@ -44,7 +45,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<Shared<Desired>>,
         netfilter: &Arc<dyn Netfilter>,
         conntrack: Arc<dyn Conntrack>,
         bridges: BridgeProbe,
@@ -111,7 +112,7 @@ impl Writer {
     /// One round: the kernel gets what is desired now.
     async fn sync(&mut self) {
         self.retry_at = None;
-        if !self.shared.is_complete() {
+        if !self.shared.read(Desired::is_complete) {
             for table in &mut self.tables {
                 table.read_after_failure().await;
             }
@@ -124,7 +125,7 @@ impl Writer {
             let installed = table.installed().map_or(&nothing, |installed| &installed.table);
             (table.family, installed, self.bridges.bypassing(table.family))
         });
-        let (round, desired) = self.shared.begin(families);
+        let (round, desired) = self.shared.begin(|desired| desired.tables(families));
         let mut is_done = true;
         for (table, desired) in self.tables.iter_mut().zip(&desired) {
             match table.sync(desired).await {
@@ -149,10 +150,10 @@ impl Writer {
     /// Another version's table stays until everything that would replace it is known, or for [`FOREIGN_HOLD`] after the
     /// tenants are known.
     fn may_replace_foreign(&mut self) -> bool {
-        if !self.tables.iter().any(Table::is_foreign) || self.shared.is_complete() {
+        if !self.tables.iter().any(Table::is_foreign) || self.shared.read(Desired::is_complete) {
             return true;
         }
-        if !self.shared.knows_tenants() {
+        if !self.shared.read(Desired::knows_tenants) {
             return false;
         }
         let deadline = *self.foreign_until.get_or_insert_with(|| Instant::now() + FOREIGN_HOLD);

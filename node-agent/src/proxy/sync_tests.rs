@@ -1,10 +1,9 @@
 //! The writer over a packet filter in memory: when it writes, and what it does when that fails.
 
 use super::FOREIGN_HOLD;
-use crate::proxy::conntrack::Untouched;
 use crate::proxy::nft::{Approach, FakeNetfilter, Kernel, Netfilter, plan};
 use crate::proxy::table::{Family, NodeTable, ServiceTable, TenantKey};
-use crate::proxy::{BridgeProbe, Proxy, ProxyConfig};
+use crate::proxy::{Proxy, ProxyConfig};
 use nestling_crds::names::TenantUid;
 use nestling_runtime::metrics::Metrics;
 use std::net::IpAddr;
@@ -12,17 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-fn start(fake: &Arc<FakeNetfilter>) -> Proxy {
-    let config = ProxyConfig {
-        netfilter: Arc::clone(fake) as Arc<dyn Netfilter>,
-        conntrack: Arc::new(Untouched),
-        bridges: BridgeProbe { proc: "/nonexistent".into(), sys: "/nonexistent".into() },
-        metrics: Metrics::default(),
-        ready: None,
-    };
-    Proxy::start(config, CancellationToken::new())
-}
 
 fn uid(name: &str) -> TenantUid {
     TenantUid::new(name)
@@ -56,7 +44,7 @@ fn another_layout() -> Kernel {
 #[tokio::test(start_paused = true)]
 async fn changes_that_come_together_are_one_transaction() {
     let fake = Arc::new(FakeNetfilter::default());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     for tenant in 0..50 {
         proxy.set_services(&uid(&tenant.to_string()), &table(&["10.96.0.0/16"]));
     }
@@ -67,7 +55,7 @@ async fn changes_that_come_together_are_one_transaction() {
 #[tokio::test(start_paused = true)]
 async fn a_new_pod_does_not_wait() {
     let fake = Arc::new(FakeNetfilter::default());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     proxy.settled().await;
     let begun = Instant::now();
@@ -80,7 +68,7 @@ async fn a_new_pod_does_not_wait() {
 #[tokio::test(start_paused = true)]
 async fn after_a_failure_the_table_is_replaced() {
     let fake = Arc::new(FakeNetfilter::default());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.keep_only([uid("a")].into());
     proxy.set_sources(&uid("a"), &[pod(1)].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
@@ -98,7 +86,7 @@ async fn after_a_failure_the_table_is_replaced() {
 async fn rules_of_tenants_that_are_not_known_yet_stay() {
     let fake = Arc::new(FakeNetfilter::default());
     fake.inherit(Family::V4, left_behind(&[("a", 1), ("b", 2)]));
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.set_sources(&uid("a"), &[pod(1)].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
@@ -120,7 +108,7 @@ async fn rules_of_tenants_that_are_not_known_yet_stay() {
 async fn a_table_of_another_version_stays_until_all_is_known() {
     let fake = Arc::new(FakeNetfilter::default());
     fake.inherit(Family::V4, another_layout());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.keep_only([uid("a"), uid("b")].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     proxy.set_sources(&uid("a"), &[pod(1)].into());
@@ -131,7 +119,7 @@ async fn a_table_of_another_version_stays_until_all_is_known() {
 
     let fake = Arc::new(FakeNetfilter::default());
     fake.inherit(Family::V4, another_layout());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.keep_only([uid("a")].into());
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     proxy.set_sources(&uid("a"), &[pod(1)].into());
@@ -143,7 +131,7 @@ async fn a_table_of_another_version_stays_until_all_is_known() {
 #[tokio::test(start_paused = true)]
 async fn the_rules_of_a_tenant_that_leaves_are_removed() {
     let fake = Arc::new(FakeNetfilter::default());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.expect(&uid("a"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.set_sources(&uid("a"), &[pod(1)].into());
     proxy.settled().await;
@@ -160,7 +148,7 @@ async fn the_rules_of_a_tenant_that_leaves_are_removed() {
 async fn a_foreign_table_stays_while_the_operator_is_away() {
     let fake = Arc::new(FakeNetfilter::default());
     fake.inherit(Family::V4, another_layout());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.set_services(&uid("a"), &table(&["10.96.0.0/16"]));
     tokio::time::sleep(3 * FOREIGN_HOLD).await;
     assert!(fake.applied().is_empty());
@@ -169,7 +157,7 @@ async fn a_foreign_table_stays_while_the_operator_is_away() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_has_rules_from_its_sandbox_on() {
     let fake = Arc::new(FakeNetfilter::default());
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     proxy.announce("s", &uid("a"), [pod(1)].into());
     proxy.settled().await;
     assert!(fake.applied().is_empty(), "the tenant's ranges are not known");
@@ -199,7 +187,7 @@ async fn readiness_waits_for_the_packet_filter() {
 async fn inherited_rules_that_cannot_be_changed_are_replaced() {
     let fake = Arc::new(FakeNetfilter::default());
     fake.inherit(Family::V4, left_behind(&[("a", 1)]));
-    let proxy = start(&fake);
+    let proxy = Proxy::fake(&fake);
     fake.fail(2);
     proxy.expect(&uid("b"), &["10.96.0.0/16".parse().unwrap()]);
     proxy.settled().await;

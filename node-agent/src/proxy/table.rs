@@ -118,9 +118,11 @@ impl ServiceTable {
                     continue;
                 }
                 let (address, _) = before.or(after)?;
-                let frontends =
-                    |entry: Option<(&'a IpAddr, &'a Arc<[(Frontend, Target)]>)>| entry.map_or(&[][..], |(_, frontends)| frontends);
-                return Some(AddressChange { address: *address, before: frontends(before), after: frontends(after) });
+                return Some(AddressChange {
+                    address: *address,
+                    before: before.map_or(&[][..], |(_, frontends)| frontends),
+                    after: after.map_or(&[][..], |(_, frontends)| frontends),
+                });
             }
         })
     }
