@@ -1,4 +1,4 @@
-# What people type. Each target says what it does in `make help`; the work itself is in the Rust programs of e2e/.
+# The entry points; `make help` lists them. The work itself is in the Rust programs of e2e/.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ CHECK := $(STATE)/check
 RELEASE := $(CURDIR)/target/release
 HOSTCLUSTER := $(RELEASE)/hostcluster
 # With KUBECONFIG set, demo, test and bench use that cluster instead of a local one. It must be able to pull the images. The kubeconfigs
-# of the local host cluster stand for the local host cluster.
+# of the local host cluster, which `make demo` prints, select the local host cluster.
 LOCAL := $(if $(filter-out $(STATE)/host/kubeconfig $(STATE)/demo/host.kubeconfig,$(abspath $(KUBECONFIG))),,yes)
 ifeq ($(LOCAL),yes)
 unexport KUBECONFIG
@@ -124,6 +124,8 @@ dependencies: ## Licences, duplicates, banned crates and sources of dependencies
 	echo "==> dependencies"
 	$(call need,cargo-deny)
 	$(call need,cargo-machete)
+	# cargo-deny reads the crates of all platforms.
+	$(CARGO) fetch $(CARGO_FLAGS) --quiet
 	cargo-deny --offline --locked check bans licenses sources
 	cargo-machete --skip-target-dir
 

@@ -1,4 +1,4 @@
-//! The published figures. Every figure stands beside the same thing done by the host, or by the bare programs, in the same
+//! The published figures. Every figure is beside the same thing done by the host, or by the bare programs, in the same
 //! run on the same machine: read the ratio, not the seconds.
 //!
 //! `start` times tenants from `apply` to Ready and bare programs, `pods` times pod starts on both sides, `memory` reads what cgroups are

@@ -1,7 +1,6 @@
-//! JSON schemas of all kinds that the chart and the examples use, made from the OpenAPI of the Kubernetes that the host cluster runs and
-//! from Nestling's own CRD, and the examples of the documentation as files: what `make lint-chart` gives to kubeconform.
-//!
-//! The schemas are strict: a field that Kubernetes does not know is an error.
+//! JSON schemas of all kinds that the chart and the examples use, and the examples of the documentation as files: the input of
+//! kubeconform in `make lint-chart`. The schemas are made from the `OpenAPI` document of the Kubernetes that the host cluster runs and
+//! from Nestling's own CRD. They are strict: unknown fields are errors.
 
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -71,7 +70,7 @@ fn collect(definitions: &Map<String, Value>, name: &str, used: &mut Map<String, 
     }
 }
 
-/// The versions of a CustomResourceDefinition.
+/// The versions of a `CustomResourceDefinition`.
 fn custom(crd: &Value) -> BTreeMap<String, Value> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (kind, group) = (text(&crd["spec"]["names"]["kind"]), text(&crd["spec"]["group"]));
@@ -156,7 +155,7 @@ fn examples(text: &str) -> Vec<String> {
         .into_iter()
         .filter_map(|lines| {
             let indent = lines.iter().filter(|line| !line.trim().is_empty()).map(|line| line.len() - line.trim_start().len()).min()?;
-            let text: String = lines.iter().map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect();
+            let text: String = lines.iter().flat_map(|line| [line.get(indent..).unwrap_or_default(), "\n"]).collect();
             if text.starts_with("spec:") {
                 return Some(format!("apiVersion: nestling.dev/v1alpha1\nkind: VirtualCluster\nmetadata: {{name: example}}\n{text}"));
             }

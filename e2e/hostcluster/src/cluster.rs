@@ -10,7 +10,7 @@ use crate::catalog::{self, CatalogError, Stored};
 use crate::cgroup::{CgroupError, Hierarchies};
 use crate::command;
 use crate::containerd::{self, Machine};
-use crate::control_plane::{self, ControlPlaneError};
+use crate::control::{self, ControlPlaneError};
 use crate::files::{self, FileError};
 use crate::health::{self, AddonError, HealthError};
 use crate::launch::{self, LaunchError};
@@ -214,7 +214,7 @@ async fn start_control_plane(work: &WorkDir, parts: &Parts) -> Result<(), UpErro
     pki::control_plane(&work.pki())?;
     pki::write_kubeconfig(&work.kubeconfig(), &work.pki(), &Pair::at(&work.pki(), "admin"))?;
     network::set_up(work).await?;
-    let spec = control_plane::unit(work, &parts.programs)?;
+    let spec = control::unit(work, &parts.programs)?;
     launch::start(work, &spec).await?;
     Ok(())
 }

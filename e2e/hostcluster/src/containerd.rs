@@ -103,7 +103,7 @@ pub(crate) fn cni_config(pod_cidr: &str) -> String {
     )
 }
 
-/// Imports an image archive into the unit's containerd, where Kubernetes looks for it.
+/// Imports an image archive into containerd's namespace of Kubernetes (`k8s.io`).
 pub(crate) async fn import(work: &WorkDir, unit: &str, ctr: &Path, archive: &Path) -> Result<(), LaunchError> {
     let image = std::fs::canonicalize(archive).map_err(|source| FileError::new("open", archive, source))?;
     // Redirected by a shell outside the unit's mount namespace: the archive may be where the unit has files of its own.
@@ -119,8 +119,8 @@ pub(crate) async fn import(work: &WorkDir, unit: &str, ctr: &Path, archive: &Pat
 pub(crate) async fn ready(work: &WorkDir, unit: &str, ctr: &Path) -> Result<(), LaunchError> {
     let mut tries = 0;
     loop {
-        let ask = launch::run_inside(work, unit, [ctr.as_os_str(), "--address".as_ref(), SOCKET.as_ref(), "version".as_ref()])?;
-        match ask.deadline(Duration::from_secs(5)).output().await {
+        let version = launch::run_inside(work, unit, [ctr.as_os_str(), "--address".as_ref(), SOCKET.as_ref(), "version".as_ref()])?;
+        match version.deadline(Duration::from_secs(5)).output().await {
             Ok(_) => return Ok(()),
             Err(error) if tries >= 150 => return Err(error.into()),
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,

@@ -2,8 +2,8 @@
 //! machine.
 //!
 //! Neither the switch nor the machine forwards packets, so a packet that no node translates is dropped. Each node's default
-//! route is the switch's own address and not a blackhole: the route is looked up before the output NAT hook, and a blackhole would
-//! refuse a host-network process every ClusterIP before kube-proxy's rules are asked.
+//! route is the switch's own address and not a blackhole: the kernel looks the route up before the output NAT hook, so with a blackhole a
+//! host-network process could not connect to any ClusterIP, whatever kube-proxy's rules.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

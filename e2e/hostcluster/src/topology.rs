@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 /// A node's number is the third octet of its pod range and the last of its address, below the fixed addresses.
 pub(crate) const MAX_NODES: u8 = 100;
 
-/// Three nodes are three zones: what most tests want.
+/// One node per zone.
 pub(crate) const DEFAULT_NODES: u8 = 3;
 
 /// The unit of the control plane.

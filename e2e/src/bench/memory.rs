@@ -12,7 +12,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    #[allow(clippy::cast_precision_loss)] // a figure for people
+    #[allow(clippy::cast_precision_loss)] // for display
     pub fn mebibytes(&self) -> f64 {
         self.bytes as f64 / f64::from(1 << 20)
     }

@@ -1,12 +1,12 @@
-//! `make demo` and `make demo-down`, after the host cluster is up and the images are there: installs the chart, makes an
-//! example tenant with a workload, and says how to go on.
+//! `make demo` and `make demo-down`, on a host cluster that has the images: installs the chart, creates an example tenant with a workload,
+//! and prints the next commands.
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use nestling_e2e::demo;
 use std::process::ExitCode;
 
-/// Installs Nestling into a host cluster and shows a tenant.
+/// Installs Nestling into a host cluster and creates an example tenant.
 #[derive(Parser)]
 struct Args {
     #[command(subcommand)]
@@ -17,7 +17,7 @@ struct Args {
 enum Command {
     /// Install or upgrade the chart.
     Install,
-    /// Make the example tenant and its workload, and print how to use it.
+    /// Create the example tenant and its workload, and print how to use them.
     Tenant,
     /// Remove the example tenant and the installation from the cluster that KUBECONFIG names.
     Uninstall,
@@ -26,7 +26,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Install => demo::install().context("install the chart"),
-        Command::Tenant => demo::tenant().context("make the example tenant"),
+        Command::Tenant => demo::tenant().context("create the example tenant"),
         Command::Uninstall => demo::uninstall().context("remove the installation"),
     };
     match result {

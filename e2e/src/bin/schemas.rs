@@ -10,7 +10,7 @@ struct Args {
     /// Kubernetes' `api/openapi-spec/swagger.json`.
     #[arg(long)]
     swagger: PathBuf,
-    /// CustomResourceDefinitions.
+    /// Files with a `CustomResourceDefinition`.
     #[arg(long = "crd")]
     crds: Vec<PathBuf>,
     /// Folder for the schemas.

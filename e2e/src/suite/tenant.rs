@@ -113,17 +113,17 @@ pub fn shared() -> Result<&'static Tenant> {
 
 /// Conditions, pods and events of a tenant that is not Ready.
 fn explain(host: &Namespace, name: &str) -> String {
-    let look = |args: &[&str]| host.run(args).unwrap_or_else(|error| format!("{error:#}\n"));
+    let output = |args: &[&str]| host.run(args).unwrap_or_else(|error| format!("{error:#}\n"));
     format!(
         "tenant {name} is not Ready\n{}\n{}\n{}",
-        look(&[
+        output(&[
             "get",
             "virtualcluster",
             name,
             "-o",
             "jsonpath={range .status.conditions[*]}{.type}={.status} {.reason}: {.message}{\"\\n\"}{end}"
         ]),
-        look(&["get", "pods", "-o", "wide"]),
-        look(&["get", "events", "--sort-by=.lastTimestamp"]),
+        output(&["get", "pods", "-o", "wide"]),
+        output(&["get", "events", "--sort-by=.lastTimestamp"]),
     )
 }

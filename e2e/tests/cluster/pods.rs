@@ -190,7 +190,7 @@ spec:
     ns.run(&["patch", "configmap", "settings", "--type=merge", "-p", "{\"data\":{\"mode\":\"fast\"}}"])?;
     ns.run(&["patch", "secret", "keys", "--type=merge", "-p", "{\"stringData\":{\"token\":\"two\"}}"])?;
     ns.run(&["label", "pod", "reader", "stage=two", "--overwrite"])?;
-    // A kubelet looks again within its sync period of a minute, plus the time of its cache.
+    // A kubelet updates within its sync period of a minute plus the delay of its cache.
     eventually("the files follow", Duration::from_secs(150), || {
         let now = (read("/all/mode")?, read("/all/sub/token")?, labelled("stage=\"two\"")?);
         ensure!(now == ("fast".into(), "two".into(), true), "{now:?}");

@@ -15,7 +15,7 @@ fn pod_on_every_node(ns: &Namespace) -> Result<Vec<String>> {
     ns.names(&["pods", "-l", "app=web"])
 }
 
-/// Asks the agnhost in pod `from` to dial; it reports what every try brought. The request goes through the apiserver's pod proxy.
+/// Makes the agnhost in pod `from` dial, and returns its report of all tries. The request goes through the apiserver's pod proxy.
 fn dial(ns: &Namespace, from: &str, host: &str, port: u16, protocol: &str) -> Result<String> {
     ns.run(&[
         "get",
