@@ -74,7 +74,7 @@ struct WriteImage {
     /// Full reference, with registry and tag.
     #[arg(long)]
     name: String,
-    /// `SOURCE[:PATH]`: a program and where it goes (default /usr/local/bin/<name>); the first is the entrypoint. Repeatable.
+    /// `SOURCE[:PATH]`: a program and where it goes (default `/usr/local/bin/<name>`); the first is the entrypoint. Repeatable.
     #[arg(long = "program", required = true)]
     programs: Vec<String>,
     /// `uid[:gid]` that the image runs as.
