@@ -2,6 +2,8 @@
 //! missed by the task that acts on it, and whoever waits for a change to be acted on is woken. A lost wake-up shows as a
 //! deadlock.
 
+#![allow(clippy::unwrap_used)] // the whole file is a test
+
 #[allow(dead_code, unreachable_pub)] // the module as it is, of which this test uses a part
 #[path = "../src/proxy/shared.rs"]
 mod shared;

@@ -241,9 +241,9 @@ async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
     world.show_tenant(&world.tenant_pod(deleting(7), running()));
     world.show_host(&world.host_pod(json!({}), running()));
     let step = world.step();
-    let stop = world.host.expect(Method::DELETE, &world.host_path()).await;
-    assert_eq!((&stop.body["gracePeriodSeconds"], &stop.body["preconditions"]["uid"]), (&json!(7), &json!("host-uid")));
-    stop.answer(&world.host_pod(deleting(7), running()));
+    let deletion = world.host.expect(Method::DELETE, &world.host_path()).await;
+    assert_eq!((&deletion.body["gracePeriodSeconds"], &deletion.body["preconditions"]["uid"]), (&json!(7), &json!("host-uid")));
+    deletion.answer(&world.host_pod(deleting(7), running()));
     // The conditions that a kubelet adds are still to be written.
     let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
     assert_eq!(patch.body["status"]["phase"], Value::Null, "still Running: {}", patch.body);
@@ -364,7 +364,9 @@ async fn a_host_pod_that_appears_is_never_taken_for_removed() {
             }
         }
         stop.store(true, Ordering::SeqCst);
-        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        for worker in workers {
+            worker.join().unwrap();
+        }
     });
     assert!(looked.load(Ordering::Relaxed) > PODS, "the workers looked while pods appeared");
 }

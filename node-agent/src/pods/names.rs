@@ -122,26 +122,26 @@ impl<'a> Owner<'a> {
     /// Metadata of a host pod. The tenant's labels and annotations stay behind: host selectors, policies and webhooks
     /// must not be steered by them.
     pub(crate) fn pod_metadata(&self, key: &PodKey) -> ObjectMeta {
-        self.metadata_for_pod(key.host_name(&self.tenant.uid), key)
+        self.metadata_for_pod(&key.host_name(&self.tenant.uid), key)
     }
 
     /// Metadata of a pod Secret.
     pub(crate) fn pod_secret_metadata(&self, key: &PodKey) -> ObjectMeta {
-        self.metadata_for_pod(key.secret_name(&self.tenant.uid), key)
+        self.metadata_for_pod(&key.secret_name(&self.tenant.uid), key)
     }
 
     /// Metadata of the copy of a tenant object with UID `uid`.
     pub(crate) fn copy_metadata(&self, source: &Source, uid: &str) -> ObjectMeta {
-        self.metadata(source.host_name(&self.tenant.uid, self.node), self.labels(), &source.namespace, &source.name, uid)
+        self.metadata(&source.host_name(&self.tenant.uid, self.node), self.labels(), &source.namespace, &source.name, uid)
     }
 
-    fn metadata_for_pod(&self, name: HostName, key: &PodKey) -> ObjectMeta {
+    fn metadata_for_pod(&self, name: &HostName, key: &PodKey) -> ObjectMeta {
         let mut labels = self.labels();
         labels.insert(labels::POD_UID.into(), key.uid.clone());
         self.metadata(name, labels, &key.namespace, &key.name, &key.uid)
     }
 
-    fn metadata(&self, name: HostName, labels: BTreeMap<String, String>, namespace: &str, tenant_name: &str, uid: &str) -> ObjectMeta {
+    fn metadata(&self, name: &HostName, labels: BTreeMap<String, String>, namespace: &str, tenant_name: &str, uid: &str) -> ObjectMeta {
         ObjectMeta {
             name: Some(name.to_string()),
             namespace: Some(self.tenant.workload_namespace.to_string()),

@@ -26,6 +26,7 @@ mod bridges;
 mod conntrack;
 mod desired;
 pub mod endpoints;
+mod locks;
 mod metrics;
 mod nft;
 pub mod sandboxes;
@@ -53,11 +54,6 @@ use table::ServiceTable;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-
-/// The locks of [`shared`], which its interleaving test replaces by ones that it schedules.
-mod locks {
-    pub(super) use std::sync::{Mutex, MutexGuard};
-}
 
 /// The seams to the node.
 pub struct ProxyConfig {

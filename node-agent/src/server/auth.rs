@@ -98,10 +98,10 @@ impl Authorizer {
         if caller.not_after < Timestamp::now() {
             return Err((StatusCode::UNAUTHORIZED, "Unauthorized").into_response());
         }
-        let retry = |text: &'static str| Err((StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response());
+        let retry = |text: &'static str| (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], text).into_response();
         let Some(tenant) = self.tenants.get(&caller.tenant) else {
             // Just after a restart the agent does not have its tenants yet.
-            return retry("the tenant is not served by this node");
+            return Err(retry("the tenant is not served by this node"));
         };
         let Some(access) = Access::needed(method, path) else {
             return Err((StatusCode::FORBIDDEN, "Authorization error: could not determine attributes for request").into_response());
@@ -109,7 +109,7 @@ impl Authorizer {
         let Access { verb, subresources } = access;
         match self.allows(&tenant, caller, &access).await {
             Ok(true) if pods::are_listed(&tenant).await => Ok(tenant),
-            Ok(true) => retry("the cluster's pods are not known yet"),
+            Ok(true) => Err(retry("the cluster's pods are not known yet")),
             Ok(false) => {
                 let subresources = subresources.join(" ");
                 let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresources}])\n", caller.user);

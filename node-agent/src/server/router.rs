@@ -156,16 +156,20 @@ mod tests {
     use crate::tenant::Tenants;
     use axum::body::{Body, to_bytes};
     use http::Method;
+    use prometheus_client::metrics::gauge::Gauge;
     use proptest::prelude::*;
     use rstest::rstest;
     use std::time::Duration;
     use tokio::sync::Semaphore;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
     use tower::ServiceExt;
 
     /// The answer of the routes alone, without the check before them, for a tenant without pods: the status, the methods
     /// of `Allow`, the text.
     async fn answer(method: Method, path: &str) -> (u16, Option<String>, String) {
-        let relay = Relay { idle: Duration::ZERO, tasks: Default::default(), cut: Default::default(), open: Default::default() };
+        let relay =
+            Relay { idle: Duration::ZERO, tasks: TaskTracker::default(), cut: CancellationToken::default(), open: Gauge::default() };
         let context = Context {
             authorizer: Arc::new(Authorizer::new(Tenants::default())),
             cri: Arc::new(FakeCri::default()),

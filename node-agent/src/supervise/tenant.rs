@@ -58,7 +58,7 @@ pub(super) async fn run(agent: &Arc<AgentParts>, spec: &TenantSpec, stop: Cancel
     let kubelet = Purpose::Kubelet(spec.uid.clone());
     let proxy = Purpose::Proxy(spec.uid.clone());
     let first = async { tokio::join!(certificates::first(&agent.operator, &kubelet), certificates::first(&agent.operator, &proxy)) };
-    let Some((kubelet_first, proxy_first)) = stop.run_until_cancelled(first).await else { return };
+    let Some((kubelet_first, proxy_first)) = Box::pin(stop.run_until_cancelled(first)).await else { return };
     let connections = match connect(spec, &kubelet_first, &proxy_first) {
         Ok(connections) => connections,
         Err(error) => {
@@ -98,7 +98,7 @@ fn replace(connection: &Connection, issued: &Issued) {
     match certificate(issued) {
         Ok(certificate) => connection.replace(certificate),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "cannot install a renewed certificate; keeping the last one")
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot install a renewed certificate; keeping the last one");
         }
     }
 }

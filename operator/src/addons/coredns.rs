@@ -1,7 +1,7 @@
 //! CoreDNS as kubeadm installs it, made to fit the `restricted` Pod Security Standard, with one replica, and with a readiness
 //! probe every second so that it does not delay a new cluster.
 
-use super::{Settings, object};
+use super::object::{Settings, object};
 use crate::apply::Object;
 use crate::tenant::observe::{COREDNS as NAME, COREDNS_NAMESPACE as NAMESPACE};
 use k8s_openapi::api::apps::v1::Deployment;

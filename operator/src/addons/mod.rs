@@ -1,38 +1,26 @@
 //! What the operator keeps inside every tenant: bindings of roles beyond those that kube-apiserver creates, and CoreDNS.
 //! Applied as soon as the tenant's API answers, checked again now and then, repaired after changes by others.
 
-pub(crate) mod coredns;
+mod coredns;
+mod object;
+
+pub(crate) use object::Settings;
 
 use crate::apply::{ApplyError, Object, ensure};
 use crate::pki::sign::PROXIES;
 use crate::state::State;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{ApiResource, DynamicObject, TypeMeta};
-use kube::{Client, Resource};
-use nestling_crds::labels;
+use kube::Client;
 use nestling_crds::names::TenantUid;
+use object::object;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Objects applied at the same time: a new tenant needs a dozen, which need not wait for each other.
 const CONCURRENCY: usize = 8;
-
-/// What of a cluster its add-ons depend on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Settings {
-    /// Address of the `kube-dns` Service.
-    pub(crate) dns_address: IpAddr,
-    pub(crate) cluster_domain: String,
-    pub(crate) coredns_image: String,
-    /// `metadata.generation` of the live CoreDNS Deployment, so that a change by others leads to a check of all objects.
-    pub(crate) coredns_generation: Option<i64>,
-}
 
 /// Applies all objects in the tenant of `client`. No request is made if all of them were found or made right with the same
 /// settings less than `every` ago.
@@ -104,22 +92,6 @@ fn bind(name: &str, role: &str, subject: &Value) -> Object {
     subject["apiGroup"] = RBAC.into();
     let fields = json!({"roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}, "subjects": [subject]});
     object::<ClusterRoleBinding>("", name, &[], fields)
-}
-
-/// An object of kind `K`; `namespace` is empty for kinds without one. `fields` are those beside `metadata`.
-fn object<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, extra_labels: &[(&str, &str)], fields: Value) -> Object {
-    let mut all: BTreeMap<String, String> = extra_labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    all.insert(labels::MANAGED_BY.into(), labels::OPERATOR.into());
-    let metadata = ObjectMeta {
-        name: Some(name.into()),
-        namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
-        labels: Some(all),
-        ..ObjectMeta::default()
-    };
-    Object {
-        resource: ApiResource::erase::<K>(&()),
-        object: DynamicObject { types: Some(TypeMeta::resource::<K>()), metadata, data: fields },
-    }
 }
 
 #[cfg(test)]

@@ -79,15 +79,15 @@ impl Netfilter for Nft {
         // Terse: without elements. The proxy's table only, because a host tool's table may hold what this nft cannot print.
         let objects = self.list_json(&["--terse", "list", "table", family.word(), TABLE]).await?;
         let sources = self.list_json(&["list", "map", family.word(), TABLE, &Map::Sources.name()]).await;
-        listing::read(&objects, sources.ok().as_deref())
+        Ok(listing::read(&objects, sources.ok().as_deref())?)
     }
 
     async fn is_present(&self, family: Family) -> Result<bool, NetfilterError> {
-        listing::has_table(&self.list_json(&["list", "tables", family.word()]).await?)
+        Ok(listing::has_table(&self.list_json(&["list", "tables", family.word()]).await?)?)
     }
 
     async fn affinity(&self, family: Family, tenant: &TenantKey) -> Result<Vec<AffinityEntry>, NetfilterError> {
         let map = TenantMap::Affinity.of(tenant).name();
-        listing::affinity(&self.list_json(&["list", "map", family.word(), TABLE, &map]).await?)
+        Ok(listing::affinity(&self.list_json(&["list", "map", family.word(), TABLE, &map]).await?)?)
     }
 }

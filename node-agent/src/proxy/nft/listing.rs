@@ -1,6 +1,5 @@
 //! Reading nft's JSON listings: enough to take over the table of a former agent process.
 
-use super::NetfilterError;
 use super::objects::{AffinityEntry, LAYOUT, TABLE, TenantChain};
 use super::plan::Installed;
 use crate::proxy::table::{Frontend, TenantKey};
@@ -49,20 +48,20 @@ impl Listing {
 }
 
 /// nft writes `{"nftables": [{"<kind>": {...}}, ...]}`.
-fn objects(json: &[u8]) -> Result<Vec<Value>, NetfilterError> {
-    let mut value: Value = serde_json::from_slice(json).map_err(|source| NetfilterError::Listing { source })?;
+fn objects(json: &[u8]) -> serde_json::Result<Vec<Value>> {
+    let mut value: Value = serde_json::from_slice(json)?;
     Ok(match value.get_mut("nftables").map(Value::take) {
         Some(Value::Array(objects)) => objects,
         _ => Vec::new(),
     })
 }
 
-pub(super) fn has_table(json: &[u8]) -> Result<bool, NetfilterError> {
+pub(super) fn has_table(json: &[u8]) -> serde_json::Result<bool> {
     Ok(objects(json)?.iter().any(|object| object["table"]["name"] == TABLE))
 }
 
 /// `sources` None: there is no such map.
-pub(super) fn read(table: &[u8], sources: Option<&[u8]>) -> Result<Listing, NetfilterError> {
+pub(super) fn read(table: &[u8], sources: Option<&[u8]>) -> serde_json::Result<Listing> {
     let objects = objects(table)?;
     let elements = sources.map(elements).transpose()?;
     let sources = elements.as_ref().and_then(|elements| elements.iter().map(source).collect());
@@ -74,7 +73,7 @@ fn source(element: &Value) -> Option<(IpAddr, &str)> {
     Some((element.get(0)?.as_str()?.parse().ok()?, element.get(1)?["goto"]["target"].as_str()?))
 }
 
-fn elements(json: &[u8]) -> Result<Vec<Value>, NetfilterError> {
+fn elements(json: &[u8]) -> serde_json::Result<Vec<Value>> {
     let map = objects(json)?.into_iter().find_map(|mut object| object.get_mut("map").map(Value::take));
     Ok(match map.and_then(|mut map| map.get_mut("elem").map(Value::take)) {
         Some(Value::Array(elements)) => elements,
@@ -84,7 +83,7 @@ fn elements(json: &[u8]) -> Result<Vec<Value>, NetfilterError> {
 
 /// `[{"elem": {"val": {"concat": [client, address, protocol, port]}, …}}, {"concat": [address, port]}]`. An element that
 /// is something else is left out: it times out by itself.
-pub(super) fn affinity(json: &[u8]) -> Result<Vec<AffinityEntry>, NetfilterError> {
+pub(super) fn affinity(json: &[u8]) -> serde_json::Result<Vec<AffinityEntry>> {
     let read = |element: &Value| {
         let key = &element.get(0)?["elem"]["val"]["concat"];
         let value = &element.get(1)?["concat"];

@@ -82,7 +82,7 @@ pub(crate) enum NetfilterError {
     Refused { status: std::process::ExitStatus, stderr: String },
     #[error("reading nft's JSON listing")]
     Listing {
-        #[source]
+        #[from]
         source: serde_json::Error,
     },
 }
