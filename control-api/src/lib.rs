@@ -4,11 +4,9 @@
 
 pub mod consts;
 
-/// Until the operator has moved.
-pub use consts::TOKEN_AUDIENCE;
-
 /// Generated types, client and server.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
+#[allow(rustdoc::invalid_html_tags, rustdoc::bare_urls, rustdoc::broken_intra_doc_links)] // comments of the protocol file
 pub mod v1alpha1 {
     tonic::include_proto!("nestling.control.v1alpha1");
 }

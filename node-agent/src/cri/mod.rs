@@ -23,6 +23,7 @@ use tonic::{Code, Status};
 
 /// Generated messages and clients.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
+#[allow(rustdoc::invalid_html_tags, rustdoc::bare_urls, rustdoc::broken_intra_doc_links)] // comments of the protocol file
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }

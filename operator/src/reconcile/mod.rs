@@ -3,7 +3,7 @@
 //! | step | module | IO | result |
 //! | --- | --- | --- | --- |
 //! | dereference | [`mod@dereference`] | stores, Secrets | what the world is like |
-//! | validate | [`validate`] | none | a [`validate::ValidatedCluster`], past which nothing can be invalid |
+//! | validate | [`validate`] | none | a [`crate::model::ValidatedCluster`], past which nothing can be invalid |
 //! | build | [`build`] | none | every object as it should be |
 //! | apply | [`mod@apply`] | host API | the objects as they are; then the add-ons in the tenant |
 //! | status | [`status`] | none, then one write | what people see |

@@ -1,4 +1,4 @@
-//! The proxy's table in the kernel's packet filter. [`plan`] turns the difference between what the kernel has and what is
+//! The proxy's table in the kernel's packet filter. [`mod@plan`] turns the difference between what the kernel has and what is
 //! to be into one typed transaction; [`Netfilter`] is the seam to the kernel, and [`Nft`] crosses it as text.
 //!
 //! The table, per address family:

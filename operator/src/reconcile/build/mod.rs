@@ -48,7 +48,7 @@ pub enum Prepared {}
 pub enum Applied {}
 
 /// Take it apart without `..`, so that a new object cannot be forgotten. An object that is `None` must not exist: if one of
-/// that name does and is ours, it is to be deleted (its name is in [`super::names`]).
+/// that name does and is ours, it is to be deleted (its name is in [`crate::model::names`]).
 #[derive(Clone, Debug)]
 pub struct Resources<State> {
     pub workload_namespace: Namespace,

@@ -1,4 +1,4 @@
-//! Step five: the status. [`compute`] is pure: it makes the whole status out of what was applied and observed. A status that
+//! Step five: the status. [`mod@compute`] is pure: it makes the whole status out of what was applied and observed. A status that
 //! does not differ is not written; changes of conditions become Events.
 
 mod compute;
