@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::labels::CLOUD_CONTROLLER;
 use nestling_runtime::backoff::PerObject;
 use nestling_runtime::error::chain;
-use nestling_runtime::kube::{call, delete_exact, events};
+use nestling_runtime::kube::{call, delete_exact, events, is_gone_or_changed};
 use nestling_runtime::lease::Leadership;
 use nestling_runtime::metrics::Metrics;
 use nestling_runtime::queue::Queue;
@@ -145,7 +145,7 @@ impl NodeController {
             Err(error) => {
                 let pause = self.backoff.failed(name.clone());
                 // Gone, or changed meanwhile: the watch has the change by the next attempt.
-                if !matches!(&error.source, kube::Error::Api(status) if status.is_not_found() || status.is_conflict()) {
+                if !matches!(&error.source, kube::Error::Api(status) if is_gone_or_changed(status)) {
                     self.failed.inc();
                     tracing::warn!(node = name, error = chain(&error), ?pause, "cannot update the Node; retrying");
                 }

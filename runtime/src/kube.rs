@@ -6,6 +6,7 @@ use crate::error::chain;
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::Status;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Resource, ResourceExt as _};
 use serde::Serialize;
@@ -35,8 +36,15 @@ pub async fn call<T>(future: impl Future<Output = kube::Result<T>>) -> kube::Res
     }
 }
 
+/// Whether the API refused a write because the object it names by UID is gone (404), or was changed or replaced by another of
+/// its name (409). A patch with the UID of another object is refused as a change of an immutable field (422).
+pub fn is_gone_or_changed(status: &Status) -> bool {
+    let causes = || status.details.iter().flat_map(|details| &details.causes);
+    status.is_not_found() || status.is_conflict() || (status.is_invalid() && causes().any(|cause| cause.field == "metadata.uid"))
+}
+
 /// Deletes the object of this name and UID, with its dependents in the background; whether the API took the request. An
-/// object that is gone, or replaced by another one of its name (404, 409), is `false`.
+/// object that is gone, or replaced by another one of its name, is `false`.
 pub async fn delete_exact<K>(api: &Api<K>, object: &ObjectMeta, grace_seconds: Option<u32>) -> kube::Result<bool>
 where
     K: Clone + DeserializeOwned + Debug,
@@ -52,7 +60,7 @@ where
     };
     match call(api.delete(object.name.as_deref().unwrap_or_default(), &params)).await {
         Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+        Err(kube::Error::Api(status)) if is_gone_or_changed(&status) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -162,12 +170,25 @@ mod tests {
     }
 
     fn failure(code: u16) -> (Api<ConfigMap>, Requests) {
+        api(code, &refusal(code, None))
+    }
+
+    fn refusal(code: u16, field: Option<&str>) -> Value {
         let reason = match code {
             404 => "NotFound",
             409 => "Conflict",
+            422 => "Invalid",
             _ => "Other",
         };
-        api(code, &json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code}))
+        let causes: Vec<_> = field.iter().map(|field| json!({"field": field})).collect();
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "details": {"causes": causes}})
+    }
+
+    #[test]
+    fn a_write_to_an_object_that_is_gone_or_changed_is_told_from_a_bad_one() {
+        let refused = |code, field| is_gone_or_changed(&serde_json::from_value(refusal(code, field)).unwrap());
+        assert!(refused(404, None) && refused(409, None) && refused(422, Some("metadata.uid")));
+        assert!(!refused(422, None) && !refused(422, Some("spec.nodeName")) && !refused(403, None));
     }
 
     fn meta(uid: Option<&str>) -> ObjectMeta {

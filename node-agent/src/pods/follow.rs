@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, Toleration};
 use kube::api::{Patch, PatchParams};
 use nestling_crds::labels;
-use nestling_runtime::kube::call;
+use nestling_runtime::kube::{call, is_gone_or_changed};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,7 +78,7 @@ async fn patch_host(kubelet: &Kubelet, host: &Pod, patch: Value) -> Result<(), P
     match call(kubelet.host_pods().patch(name, &params, &Patch::Strategic(patch))).await {
         Ok(_) => Ok(()),
         // Gone, or replaced: a watch event will bring the pod back.
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(kube::Error::Api(status)) if is_gone_or_changed(&status) => Ok(()),
         Err(error) => Err(PodsError::UpdateHostPod(error)),
     }
 }

@@ -19,7 +19,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
 use nestling_crds::labels;
-use nestling_runtime::kube::call;
+use nestling_runtime::kube::{call, is_gone_or_changed};
 use nestling_runtime::queue::Queue;
 use serde_json::json;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl Kubelet {
                 self.records.update(key, |record| record.written = Some(Arc::new(written)));
                 Ok(true)
             }
-            Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(false),
+            Err(kube::Error::Api(status)) if is_gone_or_changed(&status) => Ok(false),
             Err(error) => Err(PodsError::PatchStatus(error)),
         }
     }

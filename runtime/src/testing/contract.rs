@@ -1,6 +1,7 @@
 //! What [`ApiServer`](super::ApiServer) promises, checked through any client: its own in the unit tests, that of a real
 //! kube-apiserver in the operator's ignored test `control_plane_smoke`.
 
+use crate::kube::is_gone_or_changed;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
@@ -53,7 +54,10 @@ async fn writes_meet_preconditions(maps: &Api<ConfigMap>) -> Result<()> {
     conflict(&maps.replace("contract-b", &PostParams::default(), &old).await)?;
     let stale = json!({"metadata": {"resourceVersion": old.resource_version()}, "data": {"x": "2"}});
     conflict(&merge(maps, "contract-b", &stale).await)?;
-    conflict(&merge(maps, "contract-b", &json!({"metadata": {"uid": "other"}, "data": {"x": "2"}})).await)?;
+    replaced(&merge(maps, "contract-b", &json!({"metadata": {"uid": "other"}, "data": {"x": "2"}})).await)?;
+    let mut other = new.clone();
+    other.metadata.uid = Some("other".to_owned());
+    conflict(&maps.replace("contract-b", &PostParams::default(), &other).await)?;
     let other = Preconditions { uid: Some("other".into()), resource_version: None };
     conflict(&maps.delete("contract-b", &DeleteParams { preconditions: Some(other), ..DeleteParams::default() }).await)?;
     let this = Preconditions { uid: old.uid(), resource_version: None };
@@ -149,7 +153,8 @@ async fn apply_minds_other_owners(maps: &Api<ConfigMap>) -> Result<()> {
     merge(maps, "contract-h", &json!({"data": {"x": "theirs again"}})).await?;
     conflict(&apply(maps, "one", "h", &json!({"data": {"x": "mine"}}), false).await)?;
     let other = json!({"metadata": {"uid": "00000000-0000-4000-8000-0123456789ab"}});
-    conflict(&apply(maps, "one", "h", &other, true).await)?;
+    replaced(&apply(maps, "one", "h", &other, true).await)?;
+    conflict(&apply(maps, "one", "h-other", &other, true).await)?;
     gone(maps, "contract-h").await
 }
 
@@ -265,6 +270,12 @@ async fn apply(maps: &Api<ConfigMap>, manager: &str, name: &str, content: &Value
 
 fn conflict<T: std::fmt::Debug>(result: &kube::Result<T>) -> Result<()> {
     ensure!(matches!(result, Err(kube::Error::Api(status)) if status.is_conflict() && status.code == 409), "no conflict: {result:?}");
+    Ok(())
+}
+
+/// Patches of an object of another UID are refused as a change of an immutable field.
+fn replaced<T: std::fmt::Debug>(result: &kube::Result<T>) -> Result<()> {
+    ensure!(matches!(result, Err(kube::Error::Api(status)) if status.code == 422 && is_gone_or_changed(status)), "{result:?}");
     Ok(())
 }
 

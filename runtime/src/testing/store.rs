@@ -14,6 +14,8 @@ pub(super) struct ApiError {
     pub(super) code: u16,
     pub(super) reason: &'static str,
     pub(super) message: String,
+    /// The field that is refused.
+    pub(super) field: Option<&'static str>,
 }
 
 impl ApiError {
@@ -33,12 +35,18 @@ impl ApiError {
             504 => "Timeout",
             _ => "InternalError",
         };
-        Self { code, reason, message: message.into() }
+        Self { code, reason, message: message.into(), field: None }
     }
 
     pub(super) fn body(&self) -> Value {
-        let Self { code, reason, message } = self;
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason, "message": message})
+        let Self { code, reason, message, field } = self;
+        let mut status = json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code, "reason": reason, "message": message,
+        });
+        if let Some(field) = field {
+            status["details"] = json!({"causes": [{"reason": "FieldValueInvalid", "field": field, "message": message}]});
+        }
+        status
     }
 }
 
@@ -272,7 +280,7 @@ impl Store {
         change: impl FnOnce(&Value) -> Result<Value, ApiError>,
     ) -> Result<Value, ApiError> {
         let live = self.found(key)?.object.clone();
-        let new = settled(&live, &change(&live)?, request.subresource())?;
+        let new = settled(&live, &change(&live)?, request)?;
         Ok(self.commit(key, new, |owners, old, new| owners.update(manager, old, new)))
     }
 
@@ -302,11 +310,8 @@ impl Store {
             let others: Vec<String> = others.into_iter().collect();
             ApiError::new(409, format!("Apply failed with conflicts: fields are managed by {}", others.join(", ")))
         })?;
-        let (code, new) = if self.objects.contains_key(key) {
-            (200, settled(&live, &merged, request.subresource())?)
-        } else {
-            (201, self.born(key, merged))
-        };
+        let (code, new) =
+            if self.objects.contains_key(key) { (200, settled(&live, &merged, request)?) } else { (201, self.born(key, merged)) };
         Ok((code, self.commit(key, new, |stored, _, _| *stored = owners)))
     }
 
@@ -403,14 +408,21 @@ fn patched(live: &Value, request: &Request) -> Result<Value, ApiError> {
     Ok(object)
 }
 
-/// `new` with what a write through `subresource` cannot change taken from `live`.
-fn settled(live: &Value, new: &Value, subresource: &str) -> Result<Value, ApiError> {
+/// `new` with what the request cannot change taken from `live`.
+fn settled(live: &Value, new: &Value, request: &Request) -> Result<Value, ApiError> {
+    let subresource = request.subresource();
     for field in ["uid", "resourceVersion"] {
         let (given, actual) = (&new["metadata"][field], &live["metadata"][field]);
-        if !given.is_null() && given != "" && given != actual {
-            let message = format!("the object has been modified; please apply your changes to the latest version: {field} is {actual}");
-            return Err(ApiError::new(409, message));
+        if given.is_null() || given == "" || given == actual {
+            continue;
         }
+        // The UID of an update is a precondition; that of a patch is a field like others, and immutable.
+        if field == "uid" && request.verb != "update" {
+            let message = format!("metadata.uid: Invalid value: {given}: field is immutable");
+            return Err(ApiError { field: Some("metadata.uid"), ..ApiError::new(422, message) });
+        }
+        let message = format!("the object has been modified; please apply your changes to the latest version: {field} is {actual}");
+        return Err(ApiError::new(409, message));
     }
     let mut result = if subresource == "status" { live.clone() } else { new.clone() };
     let status = if subresource == "status" { &new["status"] } else { &live["status"] };
