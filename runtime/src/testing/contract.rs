@@ -163,14 +163,20 @@ async fn patches_of_all_types(maps: &Api<ConfigMap>) -> Result<()> {
     let params = PatchParams::default();
     let merged = merge(maps, "contract-i", &json!({"data": {"x": null, "z": "1"}})).await?;
     ensure!(serde_json::to_value(&merged.data)? == json!({"y": "1", "z": "1"}));
+    // Owners that exist: a garbage collector would delete the object else.
+    let first = maps.create(&PostParams::default(), &map("i-1", &json!({}))?).await?;
+    let second = maps.create(&PostParams::default(), &map("i-2", &json!({}))?).await?;
     let owners = json!({"metadata": {"ownerReferences": [
-        {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "1"}, {"apiVersion": "v1", "kind": "ConfigMap", "name": "b", "uid": "2"},
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "contract-i-1", "uid": first.uid()},
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "contract-i-2", "uid": second.uid()},
     ]}});
     maps.patch("contract-i", &params, &Patch::Strategic(owners)).await?;
-    let change = json!({"metadata": {"ownerReferences": [{"uid": "1", "$patch": "delete"}, {"uid": "2", "name": "c"}]}});
+    let change = json!({"metadata": {"ownerReferences": [
+        {"uid": first.uid(), "$patch": "delete"}, {"uid": second.uid(), "blockOwnerDeletion": true},
+    ]}});
     let left = maps.patch("contract-i", &params, &Patch::Strategic(change)).await?;
-    let names: Vec<&str> = left.owner_references().iter().map(|owner| owner.name.as_str()).collect();
-    ensure!(names == ["c"], "{names:?}");
+    let owners: Vec<_> = left.owner_references().iter().map(|owner| (owner.name.as_str(), owner.block_owner_deletion)).collect();
+    ensure!(owners == [("contract-i-2", Some(true))], "{owners:?}");
     let patch = serde_json::from_value(json!([{"op": "test", "path": "/data/y", "value": "1"}, {"op": "remove", "path": "/data/y"}]))?;
     let removed = maps.patch("contract-i", &params, &Patch::<()>::Json(patch)).await?;
     ensure!(serde_json::to_value(&removed.data)? == json!({"z": "1"}));
@@ -178,7 +184,9 @@ async fn patches_of_all_types(maps: &Api<ConfigMap>) -> Result<()> {
     let failed = maps.patch("contract-i", &params, &Patch::<()>::Json(patch)).await;
     ensure!(matches!(&failed, Err(kube::Error::Api(status)) if status.code == 422), "{failed:?}");
     maps.patch("contract-i", &params, &Patch::Merge(json!({"metadata": {"ownerReferences": null}}))).await?;
-    gone(maps, "contract-i").await
+    gone(maps, "contract-i").await?;
+    gone(maps, "contract-i-1").await?;
+    gone(maps, "contract-i-2").await
 }
 
 async fn lists_of_a_status_merge_by_key(client: &Client) -> Result<()> {
@@ -264,6 +272,7 @@ async fn apply(maps: &Api<ConfigMap>, manager: &str, name: &str, content: &Value
     let mut content = content.clone();
     content["apiVersion"] = "v1".into();
     content["kind"] = "ConfigMap".into();
+    content["metadata"]["name"] = format!("contract-{name}").into();
     let params = PatchParams { force, ..PatchParams::apply(&format!("contract-{manager}")) };
     maps.patch(&format!("contract-{name}"), &params, &Patch::Apply(&content)).await
 }

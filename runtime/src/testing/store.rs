@@ -289,6 +289,9 @@ impl Store {
         if request.param("fieldManager").is_empty() {
             return Err(ApiError::new(422, "fieldManager: Required value: is required for apply patch"));
         }
+        if request.body["metadata"]["name"] != request.name.as_str() {
+            return Err(ApiError::new(400, "name must be provided, and be that of the URL"));
+        }
         let manager = manager(request, "Apply");
         let mut config = request.body.clone();
         if request.subresource() == "status" {
