@@ -61,8 +61,10 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
     let created = cluster.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let kubeconfig = status.kubeconfig_ref.as_ref().map(|reference| format!("Secret {} (key {})", reference.name, reference.key));
     let storage = match etcd.storage.medium {
-        Some(medium) => format!("{medium:?}, at most {}", etcd.storage.size.0),
-        None => format!("{} of {}", etcd.storage.size.0, etcd.storage.storage_class_name.as_deref().unwrap_or("the default StorageClass")),
+        Some(medium) => format!("{medium:?}, at most {}", etcd.storage.size().0),
+        None => {
+            format!("{} of {}", etcd.storage.size().0, etcd.storage.storage_class_name.as_deref().unwrap_or("the default StorageClass"))
+        }
     };
     let mut rows = vec![
         ("Name", cluster.name_any()),

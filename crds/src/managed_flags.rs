@@ -1,5 +1,6 @@
 //! Flags of the control-plane programs that the operator sets itself. `extraArgs` that name one are refused at admission
 //! with the field that controls it: a flag given twice would be resolved by the program's own rule, unseen by the user.
+//! A name is looked up in upstream's normal form ([`normal`]), so that no other spelling gets past.
 //!
 //! One list for everybody: the CEL rules of the CRD are made from it, and the operator's builder may set no flag that is
 //! missing here.
@@ -13,9 +14,16 @@ pub struct ManagedFlags {
     pub instead: &'static str,
 }
 
-/// Reason why a flag of `extra` may not be used, or nothing if it may.
+/// The name by which a program knows a flag: Kubernetes' programs take `_` for `-` (`WordSepNormalizeFunc`) and tell cases
+/// apart.
+pub fn normal(flag: &str) -> String {
+    flag.replace('_', "-")
+}
+
+/// Reason why a flag may not be given by the user, or nothing if it may.
 pub fn refusal(managed: &[ManagedFlags], flag: &str) -> Option<&'static str> {
-    managed.iter().find(|group| group.flags.contains(&flag)).map(|group| group.instead)
+    let flag = normal(flag);
+    managed.iter().find(|group| group.flags.contains(&flag.as_str())).map(|group| group.instead)
 }
 
 const PKI: &str = "certificates and keys are minted and renewed by the operator";
@@ -24,6 +32,7 @@ const IDENTITY: &str = "the operator gives each component its own identity";
 const LEADER: &str = "leader election is always on";
 const HARDENING: &str = "the operator sets it for every tenant";
 const VERSION: &str = "use spec.version";
+const GATES: ManagedFlags = ManagedFlags { flags: &["feature-gates"], instead: "use spec.controlPlane.featureGates" };
 
 /// Flags of kube-apiserver.
 pub const API_SERVER: &[ManagedFlags] = &[
@@ -137,6 +146,7 @@ pub const API_SERVER: &[ManagedFlags] = &[
     },
     ManagedFlags { flags: &["allow-privileged"], instead: "use spec.isolation.podSecurity" },
     ManagedFlags { flags: &["emulated-version", "min-compatibility-version"], instead: VERSION },
+    GATES,
     ManagedFlags {
         flags: &[
             "profiling",
@@ -190,6 +200,7 @@ pub const CONTROLLER_MANAGER: &[ManagedFlags] = &[
     },
     ManagedFlags { flags: &["cluster-name"], instead: "it follows the name of the VirtualCluster" },
     ManagedFlags { flags: &["emulated-version", "min-compatibility-version"], instead: VERSION },
+    GATES,
     ManagedFlags { flags: ENDPOINT_FLAGS, instead: HARDENING },
 ];
 
@@ -200,7 +211,95 @@ pub const SCHEDULER: &[ManagedFlags] = &[
     ManagedFlags { flags: ENDPOINT_PKI_FLAGS, instead: PKI },
     ManagedFlags { flags: LEADER_FLAGS, instead: LEADER },
     ManagedFlags { flags: &["emulated-version", "min-compatibility-version"], instead: VERSION },
+    GATES,
     ManagedFlags { flags: ENDPOINT_FLAGS, instead: HARDENING },
+];
+
+/// Flags of cloud-controller-manager, which is part of Nestling.
+pub const CLOUD_CONTROLLER_MANAGER: &[ManagedFlags] = &[
+    ManagedFlags { flags: &["controllers"], instead: "use spec.controlPlane.cloudControllerManager.controllers" },
+    ManagedFlags { flags: &["kubeconfig", "operator", "operator-address", "operator-ca", "operator-token-file"], instead: IDENTITY },
+    ManagedFlags { flags: &["admin-address"], instead: HARDENING },
+];
+
+/// Flags of etcd.
+pub const ETCD: &[ManagedFlags] = &[
+    ManagedFlags {
+        flags: &[
+            "name",
+            "advertise-client-urls",
+            "initial-advertise-peer-urls",
+            "initial-cluster",
+            "initial-cluster-state",
+            "initial-cluster-token",
+            "listen-client-http-urls",
+            "listen-client-urls",
+            "listen-metrics-urls",
+            "listen-peer-urls",
+            "max-learners",
+            "strict-reconfig-check",
+            "force-new-cluster",
+            "discovery",
+            "discovery-cacert",
+            "discovery-cert",
+            "discovery-dial-timeout",
+            "discovery-endpoints",
+            "discovery-fallback",
+            "discovery-insecure-skip-tls-verify",
+            "discovery-insecure-transport",
+            "discovery-keepalive-time",
+            "discovery-keepalive-timeout",
+            "discovery-key",
+            "discovery-password",
+            "discovery-proxy",
+            "discovery-request-timeout",
+            "discovery-srv",
+            "discovery-srv-name",
+            "discovery-token",
+            "discovery-user",
+        ],
+        instead: "the operator forms the etcd cluster; its size follows spec.etcd.replicas or spec.controlPlane.replicas",
+    },
+    ManagedFlags { flags: &["config-file"], instead: "it would override all other flags; write flags into spec.etcd.extraArgs" },
+    ManagedFlags { flags: &["data-dir", "wal-dir", "quota-backend-bytes"], instead: "use spec.etcd.storage" },
+    ManagedFlags {
+        flags: &["auto-compaction-mode", "auto-compaction-retention"],
+        instead: "kube-apiserver compacts etcd, and one of the two must not",
+    },
+    ManagedFlags {
+        flags: &[
+            "auto-tls",
+            "cert-file",
+            "client-cert-allowed-hostname",
+            "client-cert-auth",
+            "client-cert-file",
+            "client-crl-file",
+            "client-key-file",
+            "key-file",
+            "peer-auto-tls",
+            "peer-cert-allowed-cn",
+            "peer-cert-allowed-hostname",
+            "peer-cert-file",
+            "peer-client-cert-auth",
+            "peer-client-cert-file",
+            "peer-client-key-file",
+            "peer-crl-file",
+            "peer-key-file",
+            "peer-skip-client-san-verification",
+            "peer-trusted-ca-file",
+            "self-signed-cert-validity",
+            "trusted-ca-file",
+        ],
+        instead: PKI,
+    },
+    ManagedFlags {
+        flags: &["unsafe-no-fsync"],
+        instead: "acknowledged writes would be lost; use spec.etcd.storage.medium Memory for a disposable cluster",
+    },
+    ManagedFlags {
+        flags: &["feature-gates", "compact-hash-check-time", "enable-pprof", "tls-min-version", "watch-progress-notify-interval"],
+        instead: HARDENING,
+    },
 ];
 
 /// Certificates of the health and metrics endpoint, and of who may ask it.
@@ -238,11 +337,11 @@ mod tests {
 
     #[test]
     fn no_flag_has_two_owners() {
-        for managed in [API_SERVER, CONTROLLER_MANAGER, SCHEDULER] {
+        for managed in [API_SERVER, CONTROLLER_MANAGER, SCHEDULER, CLOUD_CONTROLLER_MANAGER, ETCD] {
             let mut seen = BTreeSet::new();
             for flag in managed.iter().flat_map(|group| group.flags) {
                 assert!(seen.insert(flag), "{flag} is listed twice");
-                assert!(!flag.starts_with('-'), "{flag}");
+                assert!(!flag.starts_with('-') && normal(flag) == *flag, "{flag}");
             }
         }
     }
@@ -250,6 +349,7 @@ mod tests {
     #[test]
     fn a_managed_flag_names_its_field() {
         assert_eq!(refusal(API_SERVER, "service-cluster-ip-range"), Some("use spec.network.serviceCIDR"));
+        assert_eq!(refusal(API_SERVER, "authorization_mode"), Some("use spec.controlPlane.apiServer.authorization"));
         assert_eq!(refusal(API_SERVER, "event-ttl"), None);
     }
 }

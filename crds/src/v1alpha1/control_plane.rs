@@ -22,6 +22,10 @@ pub struct ControlPlane {
     pub scheduler: Scheduler,
     /// cloud-controller-manager: initializes the tenant's Nodes from the host nodes behind them.
     pub cloud_controller_manager: CloudControllerManager,
+    /// Feature gates of kube-apiserver, kube-controller-manager and kube-scheduler, e.g. `{DynamicResourceAllocation: false}`.
+    /// Default: those of the Kubernetes version. A gate that the version does not know keeps its programs from starting.
+    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::feature_gates()))]
+    pub feature_gates: BTreeMap<String, bool>,
     /// Where the control plane's pods are scheduled on the host.
     pub placement: Placement,
 }
@@ -34,6 +38,7 @@ impl Default for ControlPlane {
             controller_manager: ControllerManager::default(),
             scheduler: Scheduler::default(),
             cloud_controller_manager: CloudControllerManager::default(),
+            feature_gates: BTreeMap::new(),
             placement: Placement::default(),
         }
     }
@@ -43,9 +48,10 @@ impl Default for ControlPlane {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ApiServer {
-    /// Further kube-apiserver flags, without the leading dashes. Flags that the operator manages are refused.
-    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::api_server_args()))]
-    pub extra_args: BTreeMap<String, String>,
+    /// Further flags of kube-apiserver, in this order, e.g. `[{name: event-ttl, value: "2h"}]`. Flags that the operator
+    /// manages are refused with the field that controls them. Default: none.
+    #[schemars(length(max = 64), transform = rules::api_server_args)]
+    pub extra_args: Vec<ExtraArg>,
     /// Requests and limits of the container. A CPU limit slows the start of the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -78,9 +84,10 @@ pub struct ControllerManager {
     /// Controllers to run, as kube-controller-manager's `--controllers`: `*`, `name`, `-name`.
     #[schemars(length(min = 1, max = 64), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::controllers()))]
     pub controllers: Vec<String>,
-    /// Further kube-controller-manager flags, without the leading dashes. Flags that the operator manages are refused.
-    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::controller_manager_args()))]
-    pub extra_args: BTreeMap<String, String>,
+    /// Further flags of kube-controller-manager, in this order, e.g. `[{name: v, value: "4"}]`. Flags that the operator
+    /// manages are refused with the field that controls them. Default: none.
+    #[schemars(length(max = 64), transform = rules::controller_manager_args)]
+    pub extra_args: Vec<ExtraArg>,
     /// Requests and limits of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -88,7 +95,7 @@ pub struct ControllerManager {
 
 impl Default for ControllerManager {
     fn default() -> Self {
-        Self { controllers: vec!["*".into()], extra_args: BTreeMap::new(), resources: None }
+        Self { controllers: vec!["*".into()], extra_args: Vec::new(), resources: None }
     }
 }
 
@@ -99,9 +106,10 @@ pub struct Scheduler {
     /// `profiles` of `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1).
     #[schemars(length(max = 16))]
     pub profiles: Vec<Raw>,
-    /// Further kube-scheduler flags, without the leading dashes. Flags that the operator manages are refused.
-    #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::scheduler_args()))]
-    pub extra_args: BTreeMap<String, String>,
+    /// Further flags of kube-scheduler, in this order, e.g. `[{name: v, value: "4"}]`. Flags that the operator
+    /// manages are refused with the field that controls them. Default: none.
+    #[schemars(length(max = 64), transform = rules::scheduler_args)]
+    pub extra_args: Vec<ExtraArg>,
     /// Requests and limits of the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -114,12 +122,30 @@ pub struct CloudControllerManager {
     /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`.
     #[schemars(length(min = 1, max = 16), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::cloud_controllers()))]
     pub controllers: Vec<String>,
+    /// Further flags of cloud-controller-manager, in this order, e.g. `[{name: log-format, value: json}]`. Flags that the
+    /// operator manages are refused with the field that controls them. Default: none.
+    #[schemars(length(max = 64), transform = rules::cloud_controller_manager_args)]
+    pub extra_args: Vec<ExtraArg>,
+    /// Requests and limits of the container, e.g. `{requests: {memory: 32Mi}}`. Default: requests of 5m CPU and 16Mi memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
 }
 
 impl Default for CloudControllerManager {
     fn default() -> Self {
-        Self { controllers: vec!["*".into()] }
+        Self { controllers: vec!["*".into()], extra_args: Vec::new(), resources: None }
     }
+}
+
+/// A flag of a program.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExtraArg {
+    /// Name without leading dashes, e.g. `event-ttl`. `_` is the same as `-`.
+    #[schemars(length(min = 1, max = 128))]
+    pub name: String,
+    /// Value, e.g. `2h`. A flag that may be repeated is listed once for each value.
+    #[schemars(length(max = 4096))]
+    pub value: String,
 }
 
 /// Where pods are scheduled on the host. Replicas are always spread over host nodes.

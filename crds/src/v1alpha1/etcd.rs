@@ -1,6 +1,7 @@
 //! The tenant's etcd: members, volumes, backups.
 
-use super::{Placement, Raw, rules};
+use super::{ExtraArg, Placement, Raw, rules};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,14 @@ pub struct Etcd {
     pub endpoints: Vec<EtcdEndpoint>,
     /// Where members keep their data.
     pub storage: EtcdStorage,
+    /// Further flags of etcd, in this order, e.g. `[{name: log-level, value: warn}]`. Flags that the operator manages are refused
+    /// with the field that controls them. Default: none.
+    #[schemars(length(max = 64), transform = rules::etcd_args)]
+    pub extra_args: Vec<ExtraArg>,
+    /// Requests and limits of the container, e.g. `{requests: {memory: 256Mi}}`. Default: requests of 20m CPU and 64Mi memory, to
+    /// which `storage.size` is added with `storage.medium: Memory`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
     /// Where members are scheduled on the host, with topology `External` only.
     pub placement: Placement,
     /// Snapshots of etcd. Not supported yet.
@@ -50,24 +59,28 @@ pub struct LocalSecretRef {
 }
 
 /// Where a member keeps its data.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = rules::storage()))]
 pub struct EtcdStorage {
-    /// Size of each member's volume; with `medium: Memory` the most it may use.
-    pub size: Quantity,
-    /// Host `StorageClass`; none takes the host's default.
+    /// Size of each member's volume, at least 256Mi, e.g. `16Gi`. Default: 8Gi; with `medium: Memory`, where it is the most that
+    /// the data may use of the node's memory, 512Mi. A third of it is etcd's quota for its database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<Quantity>,
+    /// Host `StorageClass`, e.g. `local-ssd`. Default: the default class of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub storage_class_name: Option<String>,
-    /// `Memory`: no volume, for disposable clusters. All data is lost with the pod.
+    /// `Memory`: no volume, for disposable clusters. All data is lost with the pod. Default: a volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub medium: Option<StorageMedium>,
 }
 
-impl Default for EtcdStorage {
-    fn default() -> Self {
-        Self { size: Quantity("8Gi".into()), storage_class_name: None, medium: None }
+impl EtcdStorage {
+    /// The size asked for, or the default of the medium.
+    pub fn size(&self) -> Quantity {
+        let default = if self.medium.is_some() { "512Mi" } else { "8Gi" };
+        self.size.clone().unwrap_or_else(|| Quantity(default.into()))
     }
 }
 

@@ -10,6 +10,8 @@
 
 use crate::managed_flags::{self, ManagedFlags};
 use kube::core::{Message, Reason, Rule};
+use schemars::Schema;
+use serde_json::{Value, json};
 
 /// `nestling.dev/cluster` and the names of a cluster's host objects are built from its name; the longest is the label
 /// `controller-revision-hash` of the `StatefulSet` `<name>-control-plane`: a dash and ten characters more, 63 at most.
@@ -122,7 +124,7 @@ pub(super) fn storage() -> Vec<Rule> {
             "!has(self.medium) || !has(self.storageClassName)",
             "storageClassName and medium exclude each other: memory needs no volume",
         ),
-        rule("quantity(string(self.size)).isGreaterThan(quantity('0'))", "size must be greater than zero, e.g. 8Gi"),
+        rule("!has(self.size) || quantity(string(self.size)).isGreaterThan(quantity('0'))", "size must be greater than zero, e.g. 8Gi"),
         forbidden(
             "self == oldSelf",
             "cannot be changed: resizing and moving etcd's volumes is not supported yet; create a new VirtualCluster",
@@ -131,31 +133,50 @@ pub(super) fn storage() -> Vec<Rule> {
 }
 
 /// Flags that kube-apiserver may not be given.
-pub(super) fn api_server_args() -> Vec<Rule> {
-    args(managed_flags::API_SERVER)
+pub(super) fn api_server_args(list: &mut Schema) {
+    args(list, managed_flags::API_SERVER);
 }
 
 /// Flags that kube-controller-manager may not be given.
-pub(super) fn controller_manager_args() -> Vec<Rule> {
-    args(managed_flags::CONTROLLER_MANAGER)
+pub(super) fn controller_manager_args(list: &mut Schema) {
+    args(list, managed_flags::CONTROLLER_MANAGER);
 }
 
 /// Flags that kube-scheduler may not be given.
-pub(super) fn scheduler_args() -> Vec<Rule> {
-    args(managed_flags::SCHEDULER)
+pub(super) fn scheduler_args(list: &mut Schema) {
+    args(list, managed_flags::SCHEDULER);
 }
 
-fn args(managed: &[ManagedFlags]) -> Vec<Rule> {
-    let form = rule("!self.exists(flag, flag.startsWith('-'))", "write flags without leading dashes");
-    std::iter::once(form).chain(managed.iter().map(owned)).collect()
+/// Flags that cloud-controller-manager may not be given.
+pub(super) fn cloud_controller_manager_args(list: &mut Schema) {
+    args(list, managed_flags::CLOUD_CONTROLLER_MANAGER);
 }
 
-/// The list stands on the left of the look-up, so its cost is the length of a literal and not of what a user sends.
+/// Flags that etcd may not be given.
+pub(super) fn etcd_args(list: &mut Schema) {
+    args(list, managed_flags::ETCD);
+}
+
+/// The rules are those of an item's name, whose length is bounded: over the list, an apiserver could not bound their cost.
+fn args(list: &mut Schema, managed: &[ManagedFlags]) {
+    let form = rule("self.matches('^[A-Za-z][-_A-Za-z0-9]*$')", "must be a flag without leading dashes, such as event-ttl");
+    let rules: Vec<Rule> = std::iter::once(form).chain(managed.iter().map(owned)).collect();
+    if let Some(Value::Object(name)) = list.pointer_mut("/items/properties/name") {
+        name.insert("x-kubernetes-validations".to_owned(), json!(rules));
+    }
+}
+
+/// As [`managed_flags::refusal`].
 fn owned(group: &ManagedFlags) -> Rule {
-    let flags = format!("[{}]", group.flags.iter().map(|flag| format!("'{flag}'")).collect::<Vec<_>>().join(", "));
-    let expression = format!("!{flags}.exists(flag, flag in self)");
-    let message = format!(r#"'flag --' + {flags}.filter(flag, flag in self)[0] + " is managed: {}""#, group.instead);
-    Rule { message: Some(Message::Expression(message)), ..forbidden(&expression, "") }
+    let flags = group.flags.iter().map(|flag| format!("'{flag}'")).collect::<Vec<_>>().join(", ");
+    let message = format!(r#"'flag --' + self + " is managed: {}""#, group.instead);
+    let rule = forbidden(&format!("!(self.replace('_', '-') in [{flags}])"), "");
+    Rule { message: Some(Message::Expression(message)), ..rule }
+}
+
+/// Names of feature gates; which exist depends on the version.
+pub(super) fn feature_gates() -> Vec<Rule> {
+    vec![rule("self.all(gate, gate.matches('^[A-Z][A-Za-z0-9]*$'))", "each must be the name of a feature gate, such as AllAlpha")]
 }
 
 /// Every change of topology moves etcd's data or the tenant's nodes.

@@ -2,8 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Observed state of a tenant cluster.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -51,8 +52,8 @@ pub struct VirtualClusterStatus {
     pub selector: String,
 }
 
-/// Summary of the state in one word.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+/// Summary of the state in one word. An open set: further words may come, and nothing may depend on one.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Nothing has been done yet.
     Pending,
@@ -68,6 +69,24 @@ pub enum Phase {
     Deleting,
     /// The spec cannot be carried out; condition `Valid` says why.
     Invalid,
+    /// A word of another version of Nestling.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Not derived: the schema is that of any string.
+impl JsonSchema for Phase {
+    fn schema_name() -> Cow<'static, str> {
+        "Phase".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string"})
+    }
 }
 
 /// A key of a Secret in the namespace of the `VirtualCluster`.

@@ -17,7 +17,7 @@ fn apply_refuses_specs_that_cannot_be_valid() -> Result<()> {
         ("{topology: SingleNode, controlPlane: {replicas: 3}}", "replicas"),
         ("{topology: Stacked, controlPlane: {replicas: 2}}", "odd"),
         ("{network: {serviceCIDR: nonsense}}", "serviceCIDR"),
-        ("{controlPlane: {apiServer: {extraArgs: {etcd-servers: 'https://elsewhere:2379'}}}}", "etcd-servers"),
+        ("{controlPlane: {apiServer: {extraArgs: [{name: etcd_servers, value: 'https://elsewhere:2379'}]}}}", "etcd_servers"),
         ("{hibernate: true}", "not supported yet"),
         ("{version: banana}", "version"),
     ] {

@@ -41,13 +41,11 @@ pub struct ValidatedCluster {
     pub api_server: ApiServerSettings,
     pub controller_manager: ControllerManagerSettings,
     pub scheduler: SchedulerSettings,
-    /// As the cloud controller manager's `--controllers`.
-    pub cloud_controllers: Vec<String>,
+    pub cloud_controller_manager: CloudControllerManagerSettings,
+    /// Of kube-apiserver, kube-controller-manager and kube-scheduler.
+    pub feature_gates: BTreeMap<String, bool>,
     pub placement: PlacementSettings,
-    pub etcd_placement: PlacementSettings,
-    pub storage: Storage,
-    /// etcd's `--quota-backend-bytes`.
-    pub etcd_quota_bytes: u64,
+    pub etcd: EtcdSettings,
     pub expose: ExposeSettings,
     /// Labels of the host nodes that serve the tenant.
     pub node_selector: BTreeMap<String, String>,
@@ -72,7 +70,7 @@ pub struct Images {
 
 #[derive(Clone, Debug, Default)]
 pub struct ApiServerSettings {
-    pub extra_args: BTreeMap<String, String>,
+    pub extra_args: Vec<Flag>,
     pub resources: Option<ResourceRequirements>,
     /// Further names in the serving certificate.
     pub cert_sans: Vec<San>,
@@ -92,15 +90,39 @@ pub struct ConfigFiles {
 #[derive(Clone, Debug, Default)]
 pub struct ControllerManagerSettings {
     pub controllers: Vec<String>,
-    pub extra_args: BTreeMap<String, String>,
+    pub extra_args: Vec<Flag>,
     pub resources: Option<ResourceRequirements>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct SchedulerSettings {
     pub profiles: Vec<serde_json::Value>,
-    pub extra_args: BTreeMap<String, String>,
+    pub extra_args: Vec<Flag>,
     pub resources: Option<ResourceRequirements>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct CloudControllerManagerSettings {
+    pub controllers: Vec<String>,
+    pub extra_args: Vec<Flag>,
+    pub resources: Option<ResourceRequirements>,
+}
+
+#[derive(Clone, Debug)]
+pub struct EtcdSettings {
+    pub extra_args: Vec<Flag>,
+    pub resources: Option<ResourceRequirements>,
+    pub placement: PlacementSettings,
+    pub storage: Storage,
+    /// `--quota-backend-bytes`
+    pub quota_bytes: u64,
+}
+
+/// A user's flag of a program, by the name that the program knows it by ([`nestling_crds::managed_flags::normal`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    pub name: String,
+    pub value: String,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -120,7 +142,7 @@ pub enum Storage {
     },
     /// Gone with the pod.
     Memory {
-        size: Quantity,
+        bytes: u64,
     },
 }
 

@@ -190,7 +190,7 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
             "etcd": {"storage": {"medium": "Memory", "size": "1Gi"}},
             "controlPlane": {
                 "apiServer": {
-                    "extraArgs": {"event-ttl": "2h"},
+                    "extraArgs": [{"name": "event-ttl", "value": "2h"}],
                     "authentication": {"jwt": []},
                     "audit": {"rules": [{"level": "Metadata"}]},
                     "encryption": {"resources": [{

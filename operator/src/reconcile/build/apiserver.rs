@@ -84,7 +84,7 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
         flags.set("shutdown-delay-duration", format!("{}s", shutdown_delay(cluster)));
         flags.set("shutdown-send-retry-after", "true");
     }
-    flags.with(&cluster.api_server.extra_args)
+    flags.gates(&cluster.feature_gates).with(&cluster.api_server.extra_args)
 }
 
 /// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it. Apart, one member is reached through its

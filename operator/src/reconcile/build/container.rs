@@ -1,5 +1,6 @@
 //! What all containers share: hardening, command lines, environment, probes, resources.
 
+use crate::model::Flag;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, ObjectFieldSelector, Probe, ResourceRequirements,
     SecurityContext,
@@ -78,25 +79,40 @@ pub fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) 
 
 /// Flags of a program in the making.
 #[derive(Clone, Debug, Default)]
-pub struct Flags(BTreeMap<String, String>);
+pub struct Flags {
+    /// Each once, in the order of their names.
+    own: BTreeMap<String, String>,
+    /// As the user gives them: a program may take one several times, and their order may matter.
+    extra: Vec<Flag>,
+}
 
 impl Flags {
     pub fn new<const N: usize>(flags: [(&str, String); N]) -> Self {
-        Self(flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Self { own: flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), extra: Vec::new() }
     }
 
     pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.0.insert(name.to_owned(), value.into());
+        self.own.insert(name.to_owned(), value.into());
     }
 
-    /// With the user's own flags. They change presets of ours and nothing else: validation has refused those that we manage.
-    pub fn with(mut self, extra: &BTreeMap<String, String>) -> Self {
-        self.0.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+    /// `--feature-gates`, if the user sets any.
+    pub fn gates(mut self, gates: &BTreeMap<String, bool>) -> Self {
+        if !gates.is_empty() {
+            self.set("feature-gates", gates.iter().map(|(gate, on)| format!("{gate}={on}")).collect::<Vec<_>>().join(","));
+        }
+        self
+    }
+
+    /// With the user's own flags. They replace presets of ours and nothing else: validation has refused those that we manage.
+    pub fn with(mut self, extra: &[Flag]) -> Self {
+        self.own.retain(|name, _| extra.iter().all(|flag| flag.name != *name));
+        self.extra.extend_from_slice(extra);
         self
     }
 
     pub fn into_args(self) -> Vec<String> {
-        self.0.into_iter().map(|(name, value)| format!("--{name}={value}")).collect()
+        let extra = self.extra.into_iter().map(|Flag { name, value }| (name, value));
+        self.own.into_iter().chain(extra).map(|(name, value)| format!("--{name}={value}")).collect()
     }
 }
 

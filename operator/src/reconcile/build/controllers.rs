@@ -134,7 +134,7 @@ pub fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
     for (name, value) in CONTROLLER_MANAGER_PRESETS {
         flags.set(name, value);
     }
-    flags.with(&settings.extra_args)
+    flags.gates(&cluster.feature_gates).with(&settings.extra_args)
 }
 
 fn scheduler(cluster: &ValidatedCluster) -> Container {
@@ -163,20 +163,28 @@ pub fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
         ("secure-port", SCHEDULER_PORT.to_string()),
         ("tls-min-version", "VersionTLS12".to_owned()),
     ])
+    .gates(&cluster.feature_gates)
     .with(&cluster.scheduler.extra_args)
 }
 
+/// The program's flags.
+pub fn cloud_controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
+    let settings = &cluster.cloud_controller_manager;
+    Flags::new([
+        ("controllers", settings.controllers.join(",")),
+        ("kubeconfig", kubeconfig(keys::CLOUD_CONTROLLER_MANAGER)),
+        ("operator", cluster.control_url.clone()),
+        ("operator-ca", file(CERTIFICATES, keys::CONTROL_CA)),
+    ])
+    .with(&settings.extra_args)
+}
+
 fn cloud_controller_manager(cluster: &ValidatedCluster) -> Container {
-    let args = vec![
-        format!("--controllers={}", cluster.cloud_controllers.join(",")),
-        format!("--kubeconfig={}", kubeconfig(keys::CLOUD_CONTROLLER_MANAGER)),
-        format!("--operator={}", cluster.control_url),
-        format!("--operator-ca={}", file(CERTIFICATES, keys::CONTROL_CA)),
-    ];
+    let args = cloud_controller_manager_flags(cluster).into_args();
     Container {
         command: None,
         ports: Some(vec![port("ccm", CLOUD_CONTROLLER_PORT)]),
-        resources: Some(resources(None, "5m", "16Mi")),
+        resources: Some(resources(cluster.cloud_controller_manager.resources.as_ref(), "5m", "16Mi")),
         volume_mounts: Some(vec![mounts::mount(CLOUD_CONTROLLER_VOLUME, CERTIFICATES), mounts::mount(TOKEN_VOLUME, TOKEN)]),
         startup_probe: Some(startup("HTTP", CLOUD_CONTROLLER_PORT)),
         liveness_probe: Some(liveness("HTTP", CLOUD_CONTROLLER_PORT)),

@@ -1,6 +1,6 @@
 //! The container of an etcd member.
 
-use crate::model::{CERTIFICATES, ValidatedCluster, keys, names};
+use crate::model::{CERTIFICATES, Storage, ValidatedCluster, keys, names};
 use crate::pki::PkiSecrets;
 use crate::reconcile::build::container::{Flags, Http, field_env, file, port, resources};
 use crate::reconcile::build::mounts;
@@ -32,7 +32,7 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
         .iter()
         .map(|member| format!("{member}=https://{}:{PEER_PORT}", names::member_host(cluster, member)))
         .collect();
-    Flags::new([
+    let mut flags = Flags::new([
         ("advertise-client-urls", format!("https://{own_host}:{CLIENT_PORT}")),
         // kube-apiserver compacts every 5 minutes; one of the two must not.
         ("auto-compaction-retention", "0".to_owned()),
@@ -55,13 +55,30 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
         ("peer-client-cert-auth", "true".to_owned()),
         ("peer-key-file", own("peer", "key")),
         ("peer-trusted-ca-file", file(CERTIFICATES, keys::ETCD_PEER_CA)),
-        ("quota-backend-bytes", cluster.etcd_quota_bytes.to_string()),
-        ("snapshot-count", "10000".to_owned()),
+        ("quota-backend-bytes", cluster.etcd.quota_bytes.to_string()),
         ("tls-min-version", "TLS1.2".to_owned()),
         ("trusted-ca-file", file(CERTIFICATES, keys::CA)),
         // As kubeadm: kube-apiserver serves consistent lists from its cache once it hears how far etcd is.
         ("watch-progress-notify-interval", "5s".to_owned()),
-    ])
+    ]);
+    for (name, value) in PRESETS {
+        flags.set(name, value);
+    }
+    flags.with(&cluster.etcd.extra_args)
+}
+
+/// Flags that a user may set otherwise.
+pub const PRESETS: [(&str, &str); 1] = [("snapshot-count", "10000")];
+
+/// Without the data. Data in memory counts as the pod's: a node that did not reserve it would run out of memory when it
+/// fills.
+const MEMORY_MI: u64 = 64;
+
+fn memory(cluster: &ValidatedCluster) -> String {
+    match cluster.etcd.storage {
+        Storage::Volume { .. } => format!("{MEMORY_MI}Mi"),
+        Storage::Memory { bytes } => format!("{}Mi", MEMORY_MI + bytes.div_ceil(1 << 20)),
+    }
 }
 
 pub fn container(cluster: &ValidatedCluster) -> Container {
@@ -77,7 +94,7 @@ pub fn container(cluster: &ValidatedCluster) -> Container {
     Container {
         env: Some(vec![field_env("POD_NAME", "metadata.name"), field_env("POD_IP", "status.podIP")]),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
-        resources: Some(resources(None, "20m", "64Mi")),
+        resources: Some(resources(cluster.etcd.resources.as_ref(), "20m", &memory(cluster))),
         volume_mounts: Some(vec![mounts::mount(CERTS_VOLUME, CERTIFICATES), mounts::writable(DATA_VOLUME, DATA)]),
         // No startup probe: beside an apiserver it would hold the apiserver back. The delay covers the reading of a large
         // database, during which nothing listens.

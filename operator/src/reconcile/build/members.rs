@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSpec, PodTemplateSpec, Secret, Volume,
     VolumeResourceRequirements,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use nestling_crds::v1alpha1::{DeletionPolicy, Topology};
 use std::collections::BTreeMap;
@@ -75,7 +76,7 @@ fn control_plane_pod(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_fil
 fn etcd_pod(cluster: &ValidatedCluster, pki: &PkiSecrets) -> PodTemplateSpec {
     let mut volumes = etcd::volumes(cluster);
     volumes.extend(memory(cluster));
-    let part = Part { component: component::ETCD, settings: &cluster.etcd_placement, revision_label: None };
+    let part = Part { component: component::ETCD, settings: &cluster.etcd.placement, revision_label: None };
     let inside = PodSpec {
         containers: vec![etcd::container(cluster)],
         volumes: Some(volumes),
@@ -93,12 +94,12 @@ fn retention(policy: DeletionPolicy) -> &'static str {
 }
 
 fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
-    let Storage::Memory { size } = &cluster.storage else { return None };
+    let Storage::Memory { bytes } = &cluster.etcd.storage else { return None };
     Some(Volume {
         name: etcd::DATA_VOLUME.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: Some("Memory".to_owned()),
-            size_limit: Some(size.clone()),
+            size_limit: Some(Quantity(format!("{}Mi", bytes.div_ceil(1 << 20)))),
             ..EmptyDirVolumeSource::default()
         }),
         ..Volume::default()
@@ -107,7 +108,7 @@ fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
 
 /// No labels and no owner: the template of a claim is immutable.
 fn claim(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaim> {
-    let Storage::Volume { size, class } = &cluster.storage else { return None };
+    let Storage::Volume { size, class } = &cluster.etcd.storage else { return None };
     Some(PersistentVolumeClaim {
         metadata: ObjectMeta { name: Some(etcd::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {

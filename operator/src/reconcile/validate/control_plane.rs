@@ -3,15 +3,17 @@
 
 use crate::config::OperatorConfig;
 use crate::model::{
-    ApiServerSettings, ControllerManagerSettings, ExposeSettings, HostNode, Images, PlacementSettings, San, SchedulerSettings,
+    ApiServerSettings, CloudControllerManagerSettings, ControllerManagerSettings, ExposeSettings, HostNode, Images, PlacementSettings, San,
+    SchedulerSettings,
 };
 use crate::reconcile::dereference::Dereferenced;
-use crate::reconcile::validate::problems::{Problems, check_extra_args, check_quantities, is_dns_name};
-use crate::reconcile::validate::{config_files, controllers};
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use crate::reconcile::validate::problems::{Problems, check_quantities, checked_resources, is_dns_name};
+use crate::reconcile::validate::{config_files, controllers, problems};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nestling_crds::names::{NodeName, TenantUid, hash65};
-use nestling_crds::v1alpha1::{ApiServer, ControllerManager, Expose, Isolation, Nodes, Placement, PodSecurity, Raw, Scheduler};
+use nestling_crds::v1alpha1::{
+    ApiServer, CloudControllerManager, ControllerManager, Expose, Isolation, Nodes, Placement, PodSecurity, Raw, Scheduler,
+};
 use nestling_crds::versions::{Known, Version};
 use nestling_crds::{managed_flags, versions};
 use serde_json::Value;
@@ -44,9 +46,8 @@ pub(super) fn images(known: &Known, config: &OperatorConfig) -> Images {
 pub(super) fn api_server(api_server: &ApiServer, problems: &mut Problems) -> ApiServerSettings {
     const FIELD: &str = "spec.controlPlane.apiServer";
     let ApiServer { extra_args, resources, cert_sans, authentication, authorization: _, audit, encryption, admission } = api_server;
-    check_extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::API_SERVER, problems);
     ApiServerSettings {
-        extra_args: extra_args.clone(),
+        extra_args: problems::extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::API_SERVER, problems),
         resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
         cert_sans: cert_sans.iter().filter_map(|name| san(name, problems)).collect(),
         files: config_files::files(config_files::Given { authentication, audit, encryption, admission }, FIELD, problems),
@@ -67,10 +68,19 @@ fn san(name: &str, problems: &mut Problems) -> Option<San> {
 pub(super) fn controller_manager(manager: &ControllerManager, problems: &mut Problems) -> ControllerManagerSettings {
     const FIELD: &str = "spec.controlPlane.controllerManager";
     let ControllerManager { controllers, extra_args, resources } = manager;
-    check_extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::CONTROLLER_MANAGER, problems);
     ControllerManagerSettings {
         controllers: controllers::controller_manager(controllers, problems),
-        extra_args: extra_args.clone(),
+        extra_args: problems::extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::CONTROLLER_MANAGER, problems),
+        resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
+    }
+}
+
+pub(super) fn cloud_controller_manager(manager: &CloudControllerManager, problems: &mut Problems) -> CloudControllerManagerSettings {
+    const FIELD: &str = "spec.controlPlane.cloudControllerManager";
+    let CloudControllerManager { controllers, extra_args, resources } = manager;
+    CloudControllerManagerSettings {
+        controllers: controllers::cloud(controllers, problems),
+        extra_args: problems::extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::CLOUD_CONTROLLER_MANAGER, problems),
         resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
     }
 }
@@ -81,11 +91,10 @@ const PROFILE_KEYS: &[&str] = &["schedulerName", "percentageOfNodesToScore", "pl
 
 pub(super) fn scheduler(scheduler: &Scheduler, problems: &mut Problems) -> SchedulerSettings {
     let Scheduler { profiles, extra_args, resources } = scheduler;
-    check_extra_args(&format!("{SCHEDULER}.extraArgs"), extra_args, managed_flags::SCHEDULER, problems);
     check_profiles(profiles, problems);
     SchedulerSettings {
         profiles: profiles.iter().map(|profile| Value::Object(profile.0.clone())).collect(),
-        extra_args: extra_args.clone(),
+        extra_args: problems::extra_args(&format!("{SCHEDULER}.extraArgs"), extra_args, managed_flags::SCHEDULER, problems),
         resources: checked_resources(&format!("{SCHEDULER}.resources"), resources.as_ref(), problems),
     }
 }
@@ -108,16 +117,6 @@ fn check_profiles(profiles: &[Raw], problems: &mut Problems) {
             _ => problems.add(&field, "schedulerName must be a name"),
         }
     }
-}
-
-fn checked_resources(field: &str, resources: Option<&ResourceRequirements>, problems: &mut Problems) -> Option<ResourceRequirements> {
-    let resources = resources?;
-    for (part, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
-        if let Some(quantities) = quantities {
-            check_quantities(&format!("{field}.{part}"), quantities, problems);
-        }
-    }
-    Some(resources.clone())
 }
 
 /// The node the cluster is on already, whatever has become of it (its volume may exist only there). Else one that may

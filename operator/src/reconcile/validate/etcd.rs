@@ -1,9 +1,10 @@
 //! The tenant's etcd.
 
-use crate::model::Storage;
-use crate::reconcile::validate::problems::Problems;
-use nestling_crds::quantity;
+use crate::model::{EtcdSettings, Storage};
+use crate::reconcile::validate::problems::{Problems, checked_resources};
+use crate::reconcile::validate::{control_plane, problems};
 use nestling_crds::v1alpha1::{Etcd, EtcdStorage, StorageMedium, Topology};
+use nestling_crds::{managed_flags, quantity};
 
 /// etcd's own advice is to stay below.
 const MAX_QUOTA: u64 = 8 << 30;
@@ -12,28 +13,37 @@ const MIN_SIZE: u64 = 256 << 20;
 /// Database, a copy of it while it is defragmented, and WAL with snapshots.
 const SIZE_PER_QUOTA: u64 = 3;
 
-/// Where the data lives, and etcd's `--quota-backend-bytes`.
-pub(super) struct Sized {
-    pub storage: Storage,
-    pub quota_bytes: u64,
+pub(super) fn settings(etcd: &Etcd, problems: &mut Problems) -> Option<EtcdSettings> {
+    let Etcd { replicas: _, endpoints: _, storage, extra_args, resources, placement, backup: _ } = etcd;
+    let args = problems::extra_args("spec.etcd.extraArgs", extra_args, managed_flags::ETCD, problems);
+    let resources = checked_resources("spec.etcd.resources", resources.as_ref(), problems);
+    let (storage, bytes) = self::storage(storage, problems)?;
+    Some(EtcdSettings {
+        extra_args: args,
+        resources,
+        placement: control_plane::placement(placement),
+        storage,
+        quota_bytes: (bytes / SIZE_PER_QUOTA).min(MAX_QUOTA),
+    })
 }
 
-pub(super) fn storage(etcd: &Etcd, problems: &mut Problems) -> Option<Sized> {
-    let Etcd { replicas: _, endpoints: _, storage, placement: _, backup: _ } = etcd;
-    let EtcdStorage { size, storage_class_name, medium } = storage;
-    let Some(bytes) = quantity::whole(size).filter(|bytes| *bytes >= MIN_SIZE) else {
+/// Where the data lives, and its size in bytes.
+fn storage(storage: &EtcdStorage, problems: &mut Problems) -> Option<(Storage, u64)> {
+    let EtcdStorage { size: _, storage_class_name, medium } = storage;
+    let size = storage.size();
+    let Some(bytes) = quantity::whole(&size).filter(|bytes| *bytes >= MIN_SIZE) else {
         problems.add("spec.etcd.storage.size", format!("{:?} must be a quantity of at least 256Mi, such as 8Gi", size.0));
         return None;
     };
     let storage = match (medium, storage_class_name) {
-        (Some(StorageMedium::Memory), None) => Storage::Memory { size: size.clone() },
+        (Some(StorageMedium::Memory), None) => Storage::Memory { bytes },
         (Some(StorageMedium::Memory), Some(_)) => {
             problems.add("spec.etcd.storage.storageClassName", "and medium exclude each other: memory needs no volume");
             return None;
         }
-        (None, class) => Storage::Volume { size: size.clone(), class: class.clone() },
+        (None, class) => Storage::Volume { size, class: class.clone() },
     };
-    Some(Sized { storage, quota_bytes: (bytes / SIZE_PER_QUOTA).min(MAX_QUOTA) })
+    Some((storage, bytes))
 }
 
 pub(super) fn members(topology: Topology, etcd: &Etcd, replicas: i32, problems: &mut Problems) -> i32 {

@@ -58,7 +58,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
 
     let identity = identity(vc, problems);
     let known = control_plane::version(version.as_deref(), status.and_then(|status| status.version.as_deref()), problems);
-    let storage = etcd::storage(etcd, problems);
+    let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidr.as_deref());
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
@@ -73,7 +73,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let api_server = control_plane::api_server(&control_plane.api_server, problems);
     let controller_manager = control_plane::controller_manager(&control_plane.controller_manager, problems);
     let scheduler = control_plane::scheduler(&control_plane.scheduler, problems);
-    let cloud_controllers = controllers::cloud(&control_plane.cloud_controller_manager.controllers, problems);
+    let cloud_controller_manager = control_plane::cloud_controller_manager(&control_plane.cloud_controller_manager, problems);
     let expose = control_plane::expose(expose, problems);
     let (node_selector, node_capacity) = control_plane::nodes(nodes, problems);
     let (pod_security, network_policy, quota) = control_plane::isolation(isolation, problems);
@@ -81,7 +81,6 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let identity = identity?;
     let known = known?;
     let Addresses { service_cidr, kubernetes, dns, cluster_domain } = addresses?;
-    let etcd::Sized { storage, quota_bytes } = storage?;
     Some(ValidatedCluster {
         workload_namespace: WorkloadNamespace::for_cluster(&identity.namespace, &identity.name, &identity.uid),
         uid: identity.uid,
@@ -103,11 +102,10 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         api_server,
         controller_manager,
         scheduler,
-        cloud_controllers,
+        cloud_controller_manager,
+        feature_gates: control_plane.feature_gates.clone(),
         placement: control_plane::placement(&control_plane.placement),
-        etcd_placement: control_plane::placement(&etcd.placement),
-        storage,
-        etcd_quota_bytes: quota_bytes,
+        etcd: etcd_settings?,
         expose,
         node_selector,
         node_capacity,

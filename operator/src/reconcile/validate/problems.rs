@@ -1,9 +1,11 @@
 //! The problems of a spec, collected, and the checks that several sections share.
 
+use crate::model::Flag;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use nestling_crds::managed_flags::{ManagedFlags, refusal};
+use nestling_crds::managed_flags::{ManagedFlags, normal, refusal};
 use nestling_crds::quantity;
-use nestling_crds::v1alpha1::Refusal;
+use nestling_crds::v1alpha1::{ExtraArg, Refusal};
 use std::collections::{BTreeMap, BTreeSet};
 use thiserror::Error;
 
@@ -47,19 +49,36 @@ impl Problems {
     }
 }
 
-pub(super) fn check_extra_args(field: &str, extra: &BTreeMap<String, String>, managed: &[ManagedFlags], problems: &mut Problems) {
-    for flag in extra.keys() {
-        if let Some(instead) = refusal(managed, flag) {
-            problems.add(field, format!("flag --{flag} is managed: {instead}"));
-        } else if !is_flag(flag) {
-            problems.add(field, format!("{flag:?} is not a flag: write it without leading dashes, as in v or event-ttl"));
+/// The user's flags of a program.
+pub(super) fn extra_args(field: &str, extra: &[ExtraArg], managed: &[ManagedFlags], problems: &mut Problems) -> Vec<Flag> {
+    for (index, ExtraArg { name, value: _ }) in extra.iter().enumerate() {
+        let field = format!("{field}[{index}].name");
+        if let Some(instead) = refusal(managed, name) {
+            problems.add(field, format!("flag --{name} is managed: {instead}"));
+        } else if !is_flag(name) {
+            problems.add(field, format!("{name:?} is not a flag: write it without leading dashes, as in v or event-ttl"));
         }
     }
+    extra.iter().map(|ExtraArg { name, value }| Flag { name: normal(name), value: value.clone() }).collect()
 }
 
-/// Flags of Kubernetes programs; some of logging have underscores.
 fn is_flag(flag: &str) -> bool {
-    flag.starts_with(|c: char| c.is_ascii_lowercase()) && flag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    flag.starts_with(|c: char| c.is_ascii_alphabetic()) && flag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
+/// The container's resources as asked for.
+pub(super) fn checked_resources(
+    field: &str,
+    resources: Option<&ResourceRequirements>,
+    problems: &mut Problems,
+) -> Option<ResourceRequirements> {
+    let resources = resources?;
+    for (part, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        if let Some(quantities) = quantities {
+            check_quantities(&format!("{field}.{part}"), quantities, problems);
+        }
+    }
+    Some(resources.clone())
 }
 
 /// Checks a map of quantities, none of which may be negative.

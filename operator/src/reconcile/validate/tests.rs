@@ -18,7 +18,7 @@ fn an_empty_spec_is_a_working_cluster() {
     assert_eq!(cluster.version.to_string(), "v1.37.2");
     assert_eq!(cluster.images.api_server, "registry.k8s.io/kube-apiserver:v1.37.2");
     assert_eq!((cluster.replicas, cluster.members), (1, 1));
-    assert_eq!(cluster.etcd_quota_bytes, (8 << 30) / 3);
+    assert_eq!(cluster.etcd.quota_bytes, (8 << 30) / 3);
     assert_eq!(cluster.control_url, "https://nestling-operator.nestling-system.svc:8443");
     assert_eq!(cluster.owner.controller, Some(true));
 }
@@ -29,7 +29,7 @@ fn an_empty_spec_is_a_working_cluster() {
 #[case(json!({"topology": "External", "etcd": {"replicas": 1}}))]
 #[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "-cronjob", "-ttl-controller"]}}}))]
 #[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["-node"]}}}))]
-#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"event-ttl": "2h", "v": "4"}, "certSANs": ["*.example.com", "2001:db8::1"]}}}))]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "event-ttl", "value": "2h"}, {"name": "v", "value": "4"}], "certSANs": ["*.example.com", "2001:db8::1"]}}}))]
 #[case(json!({"controlPlane": {"scheduler": {"profiles": [{"schedulerName": "default-scheduler"}, {"schedulerName": "packing"}]}}}))]
 #[case(json!({"controlPlane": {"apiServer": {"authentication": {"jwt": []}, "audit": {"rules": [{"level": "Metadata"}]}}}}))]
 #[case(json!({"controlPlane": {"apiServer": {"encryption": {"resources": [{"resources": ["secrets"], "providers": [{"identity": {}}]}]}}}}))]
@@ -66,8 +66,8 @@ fn good_specs_pass(#[case] spec: Value) {
 #[case(json!({"nodes": {"capacity": {"cpu": "many"}}}), "spec.nodes.capacity[cpu] \"many\" must be a quantity")]
 #[case(json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "tape"}}}), "SingleNode needs a Ready host node")]
 #[case(json!({"isolation": {"quota": {"pods": "-1"}}}), "spec.isolation.quota[pods]")]
-#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"etcd-servers": "x"}}}}), "flag --etcd-servers is managed: use spec.etcd")]
-#[case(json!({"controlPlane": {"apiServer": {"extraArgs": {"--v": "4"}}}}), "without leading dashes")]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "etcd_servers", "value": "x"}]}}}), "flag --etcd_servers is managed: use spec.etcd")]
+#[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "--v", "value": "4"}]}}}), "without leading dashes")]
 #[case(json!({"controlPlane": {"apiServer": {"certSANs": ["a b"]}}}), "spec.controlPlane.apiServer.certSANs each must be a DNS name")]
 #[case(json!({"controlPlane": {"apiServer": {"resources": {"requests": {"cpu": "1 core"}}}}}), "spec.controlPlane.apiServer.resources.requests[cpu]")]
 #[case(json!({"controlPlane": {"apiServer": {"authorization": {"authorizers": []}}}}), "authorization is not supported yet")]
@@ -82,7 +82,7 @@ fn good_specs_pass(#[case] spec: Value) {
 #[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["service"]}}}), "spec.controlPlane.cloudControllerManager.controllers known are '*', 'node' and '-node'")]
 #[case(json!({"controlPlane": {"scheduler": {"profiles": [{"name": "x"}]}}}), "spec.controlPlane.scheduler.profiles[0] has an unknown key name")]
 #[case(json!({"controlPlane": {"scheduler": {"profiles": [{}, {"schedulerName": "default-scheduler"}]}}}), "the same schedulerName")]
-#[case(json!({"controlPlane": {"scheduler": {"extraArgs": {"config": "x"}}}}), "use spec.controlPlane.scheduler.profiles")]
+#[case(json!({"controlPlane": {"scheduler": {"extraArgs": [{"name": "config", "value": "x"}]}}}), "use spec.controlPlane.scheduler.profiles")]
 fn bad_specs_say_what_to_do(#[case] spec: Value, #[case] expected: &str) {
     let problems = problems(&spec);
     assert!(problems.contains(expected), "{problems}");

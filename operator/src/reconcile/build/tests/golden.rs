@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 
 #[rstest]
 #[case("stacked", json!({"version": "v1.37.2"}))]
-#[case("single_node", json!({"version": "v1.37.2", "topology": "SingleNode", "etcd": {"storage": {"medium": "Memory", "size": "512Mi"}}, "isolation": {"networkPolicy": false}}))]
+#[case("single_node", json!({"version": "v1.37.2", "topology": "SingleNode", "etcd": {"storage": {"medium": "Memory"}}, "isolation": {"networkPolicy": false}}))]
 #[case("external", json!({
     "version": "v1.36.3",
     "topology": "External",
     "deletionPolicy": "Retain",
     "controlPlane": {
         "apiServer": {
-            "extraArgs": {"event-ttl": "2h"},
+            "extraArgs": [{"name": "event-ttl", "value": "2h"}],
             "certSANs": ["api.example.com"],
             "resources": {"requests": {"cpu": "1"}},
             "audit": {"rules": [{"level": "Metadata"}]},

@@ -36,7 +36,10 @@ fn a_change_replaces_only_the_pods_that_read_it() {
     for (spec, expected) in [
         (json!({"topology": "External", "controlPlane": {"scheduler": {"profiles": [{"schedulerName": "x"}]}}}), [false, false, true]),
         (json!({"topology": "External", "controlPlane": {"controllerManager": {"controllers": ["*", "-job"]}}}), [false, false, true]),
-        (json!({"topology": "External", "controlPlane": {"apiServer": {"extraArgs": {"v": "4"}}}}), [false, true, false]),
+        (
+            json!({"topology": "External", "controlPlane": {"apiServer": {"extraArgs": [{"name": "v", "value": "4"}]}}}),
+            [false, true, false],
+        ),
         (json!({"topology": "External", "controlPlane": {"apiServer": {"audit": {"rules": []}}}}), [false, true, false]),
         (json!({"topology": "External", "controlPlane": {"apiServer": {"authentication": {"jwt": []}}}}), [false, false, false]),
         (json!({"topology": "External", "controlPlane": {"apiServer": {"certSANs": ["a.example.com"]}}}), [false, false, false]),
