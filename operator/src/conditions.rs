@@ -12,7 +12,7 @@ const MAX_MESSAGE: usize = 32_768;
 
 /// Status, reason and message of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConditionState {
+pub(crate) struct ConditionState {
     /// `None` is `Unknown`.
     pub(crate) status: Option<bool>,
     /// One CamelCase word.

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use nestling_crds::labels;
 
 #[derive(Debug, thiserror::Error)]
-pub enum InstallationError {
+pub(crate) enum InstallationError {
     #[error("cannot read the installation's authorities")]
     Read(#[source] kube::Error),
     #[error("cannot store the installation's authorities")]

@@ -10,6 +10,8 @@
 //! Order: config ← conditions ← metrics ← events ← model ← pki ← installation ← host ← tenant ← state ← apply ← addons
 //! ← reconcile ← control ← controller ← app
 
+#![warn(unreachable_pub)]
+
 mod addons;
 pub mod app;
 mod apply;
@@ -21,8 +23,19 @@ mod events;
 mod host;
 mod installation;
 mod metrics;
-pub mod model;
-pub mod pki;
-pub mod reconcile;
+mod model;
+mod pki;
+mod reconcile;
 mod state;
 mod tenant;
+
+/// What `tests/control_plane_smoke` runs with the real programs.
+#[doc(hidden)]
+pub mod smoke {
+    pub use crate::model::{Endpoint, ValidatedCluster};
+    pub use crate::pki::sign::kubelet as sign_kubelet;
+    pub use crate::pki::{Pki, PkiPolicy, PkiSecrets, installation, plan, super_admin};
+    pub use crate::reconcile::build::{containers, resources};
+    pub use crate::reconcile::dereference::Dereferenced;
+    pub use crate::reconcile::validate::validate;
+}

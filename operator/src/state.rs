@@ -8,8 +8,8 @@ use crate::host::queue::ReconcileQueue;
 use crate::host::{Cluster, Stores};
 use crate::metrics::ReconcileMetrics;
 use crate::pki::installation::InstallationCas;
-use crate::tenant::connection::{ConnectError, Connection, Target, Tenant};
 use crate::tenant::observe::Observation;
+use crate::tenant::{ConnectError, Connection, Target, Tenant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 /// Pause between removals of what is remembered of deleted clusters.
 const SWEEP: Duration = Duration::from_secs(60);
 
-pub struct Context {
+pub(crate) struct Context {
     pub(crate) config: OperatorConfig,
     /// Writes only while the lease is held.
     pub(crate) host: Client,
@@ -46,7 +46,7 @@ pub struct Context {
 /// One entry per cluster, with the host API that entries are read from.
 pub(crate) struct State {
     client: Client,
-    stores: Stores,
+    pub(crate) stores: Stores,
     clusters: Mutex<HashMap<TenantUid, ClusterState>>,
 }
 

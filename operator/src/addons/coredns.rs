@@ -1,13 +1,24 @@
 //! CoreDNS as kubeadm installs it, made to fit the `restricted` Pod Security Standard, with one replica, and with a readiness
 //! probe every second so that it does not delay a new cluster.
 
-use super::object::{Settings, object};
 use crate::apply::Object;
 use crate::tenant::observe::{COREDNS as NAME, COREDNS_NAMESPACE as NAMESPACE};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use serde_json::json;
+use std::net::IpAddr;
+
+/// What of a cluster its add-ons depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Settings {
+    /// Address of the `kube-dns` Service.
+    pub(crate) dns_address: IpAddr,
+    pub(crate) cluster_domain: String,
+    pub(crate) coredns_image: String,
+    /// `metadata.generation` of the live CoreDNS Deployment, so that a change by others leads to a check of all objects.
+    pub(crate) coredns_generation: Option<i64>,
+}
 
 const ROLE: &str = "system:coredns";
 const LABELS: &[(&str, &str)] = &[("k8s-app", "kube-dns")];
@@ -17,8 +28,8 @@ pub(super) fn prerequisites(settings: &Settings) -> Vec<Object> {
     let subject = json!({"kind": "ServiceAccount", "name": NAME, "namespace": NAMESPACE});
     let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE});
     vec![
-        object::<ServiceAccount>(NAMESPACE, NAME, &[], json!({})),
-        object::<ClusterRole>(
+        Object::new::<ServiceAccount>(NAMESPACE, NAME, &[], json!({})),
+        Object::new::<ClusterRole>(
             "",
             ROLE,
             &[],
@@ -27,8 +38,8 @@ pub(super) fn prerequisites(settings: &Settings) -> Vec<Object> {
                 {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
             ]}),
         ),
-        object::<ClusterRoleBinding>("", ROLE, &[], json!({"roleRef": role_ref, "subjects": [subject]})),
-        object::<ConfigMap>(NAMESPACE, NAME, &[], json!({"data": {"Corefile": corefile(&settings.cluster_domain)}})),
+        Object::new::<ClusterRoleBinding>("", ROLE, &[], json!({"roleRef": role_ref, "subjects": [subject]})),
+        Object::new::<ConfigMap>(NAMESPACE, NAME, &[], json!({"data": {"Corefile": corefile(&settings.cluster_domain)}})),
         service(settings),
     ]
 }
@@ -69,7 +80,7 @@ fn corefile(domain: &str) -> String {
 
 fn service(settings: &Settings) -> Object {
     let labels = &[("k8s-app", "kube-dns"), ("kubernetes.io/cluster-service", "true"), ("kubernetes.io/name", "CoreDNS")];
-    object::<Service>(
+    Object::new::<Service>(
         NAMESPACE,
         "kube-dns",
         labels,
@@ -148,5 +159,5 @@ pub(super) fn deployment(settings: &Settings) -> Object {
         "strategy": {"rollingUpdate": {"maxUnavailable": 1}, "type": "RollingUpdate"},
         "template": {"metadata": {"labels": {"k8s-app": "kube-dns"}}, "spec": pod},
     }});
-    object::<Deployment>(NAMESPACE, NAME, LABELS, fields)
+    Object::new::<Deployment>(NAMESPACE, NAME, LABELS, fields)
 }

@@ -2,9 +2,8 @@
 //! Applied as soon as the tenant's API answers, checked again now and then, repaired after changes by others.
 
 mod coredns;
-mod object;
 
-pub(crate) use object::Settings;
+pub(crate) use coredns::Settings;
 
 use crate::apply::{ApplyError, Object, ensure};
 use crate::pki::sign::PROXIES;
@@ -13,7 +12,6 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
 use nestling_crds::names::TenantUid;
-use object::object;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
@@ -84,14 +82,14 @@ fn cloud_controller_role() -> Object {
             "verbs": ["get", "update", "patch"],
         },
     ]);
-    object::<ClusterRole>("", CLOUD_CONTROLLER, &[], json!({"rules": rules}))
+    Object::new::<ClusterRole>("", CLOUD_CONTROLLER, &[], json!({"rules": rules}))
 }
 
 fn bind(name: &str, role: &str, subject: &Value) -> Object {
     let mut subject = subject.clone();
     subject["apiGroup"] = RBAC.into();
     let fields = json!({"roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}, "subjects": [subject]});
-    object::<ClusterRoleBinding>("", name, &[], fields)
+    Object::new::<ClusterRoleBinding>("", name, &[], fields)
 }
 
 #[cfg(test)]

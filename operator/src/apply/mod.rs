@@ -17,7 +17,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta, TypeMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use nestling_crds::labels;
@@ -26,12 +26,13 @@ use nestling_crds::v1alpha1::VirtualCluster;
 use nestling_runtime::kube::delete_exact;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// `object` is kind and name.
 #[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
+pub(crate) enum ApplyError {
     #[error("cannot convert {object}")]
     Convert {
         object: String,
@@ -71,6 +72,20 @@ pub(crate) struct Object {
 }
 
 impl Object {
+    /// An object of kind `K`; `namespace` is empty for kinds without one. `fields` are those beside `metadata`.
+    pub(crate) fn new<K: Resource<DynamicType = ()>>(namespace: &str, name: &str, extra_labels: &[(&str, &str)], fields: Value) -> Self {
+        let mut all: BTreeMap<String, String> = extra_labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        all.insert(labels::MANAGED_BY.into(), labels::OPERATOR.into());
+        let metadata = ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(namespace.to_owned()).filter(|namespace| !namespace.is_empty()),
+            labels: Some(all),
+            ..ObjectMeta::default()
+        };
+        let object = DynamicObject { types: Some(TypeMeta::resource::<K>()), metadata, data: fields };
+        Self { resource: ApiResource::erase::<K>(&()), object }
+    }
+
     fn of<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Result<Self, serde_json::Error> {
         let resource = ApiResource::erase::<K>(&());
         Ok(Self { resource, object: serde_json::from_value(serde_json::to_value(object)?)? })
@@ -118,7 +133,6 @@ pub(crate) async fn ensure(
 /// Applies the host objects of one cluster.
 pub(crate) struct Applier<'a> {
     pub(crate) host: &'a Client,
-    pub(crate) stores: &'a Stores,
     pub(crate) state: &'a State,
     pub(crate) tenant: &'a TenantUid,
 }
@@ -134,7 +148,7 @@ impl Applier<'_> {
         let key = format!("{} {}/{}", K::kind(&()), desired.namespace().unwrap_or_default(), desired.name_any());
         let mut reference = ObjectRef::<K::Watched>::new(&desired.name_any());
         reference.namespace = desired.namespace();
-        if let Some(watched) = K::store(self.stores).get(&reference)
+        if let Some(watched) = K::store(&self.state.stores).get(&reference)
             && let Some(version) = Verified::new(&hash, watched.meta())
             && self.state.with(self.tenant, |state| state.verified.get(&key) == Some(&version))
             && metadata_holds(&object.object.metadata, watched.meta())
@@ -151,7 +165,7 @@ impl Applier<'_> {
     /// Deletes the object if it exists and belongs to this cluster.
     pub(crate) async fn remove<K: HostObject>(&self, namespace: &str, name: &str) -> Result<(), ApplyError> {
         // Objects of clusters are labelled, so the store has them.
-        let Some(watched) = K::store(self.stores).get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
+        let Some(watched) = K::store(&self.state.stores).get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
         if !self.is_own(watched.meta()) || watched.meta().deletion_timestamp.is_some() {
             return Ok(());
         }
@@ -170,7 +184,7 @@ impl Applier<'_> {
     /// Owned by a cluster that no longer exists: the garbage collector will delete it.
     fn is_orphaned(&self, live: &ObjectMeta) -> bool {
         let mut owners = live.owner_references.iter().flatten().filter(|owner| owner.kind == VirtualCluster::kind(&())).peekable();
-        owners.peek().is_some() && owners.all(|owner| self.stores.cluster(&TenantUid::new(&owner.uid)).is_none())
+        owners.peek().is_some() && owners.all(|owner| self.state.stores.cluster(&TenantUid::new(&owner.uid)).is_none())
     }
 
     fn is_own(&self, live: &ObjectMeta) -> bool {

@@ -3,7 +3,6 @@ use crate::host::Writers;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::runtime::watcher::Event;
 use nestling_runtime::testing::ApiServer;
-use serde_json::Value;
 
 /// A host and what the operator has watched of it.
 struct Host {
@@ -24,7 +23,7 @@ impl Host {
     }
 
     fn applier(&self) -> Applier<'_> {
-        Applier { host: &self.client, stores: &self.stores, state: &self.state, tenant: &self.tenant }
+        Applier { host: &self.client, state: &self.state, tenant: &self.tenant }
     }
 
     async fn apply(&self, data: &Value) -> Result<ConfigMap, ApplyError> {

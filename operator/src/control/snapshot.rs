@@ -172,7 +172,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
 }
 
 fn address(range: Ipv4Net, index: u32) -> Result<String, SnapshotError> {
-    validate::nth(&range, index).map(|address| address.to_string()).ok_or(SnapshotError::Missing("room in its service range"))
+    validate::nth(range, index).map(|address| address.to_string()).ok_or(SnapshotError::Missing("room in its service range"))
 }
 
 /// `None` while a `SingleNode` cluster has no node yet.

@@ -24,13 +24,13 @@ use nestling_crds::v1alpha1::VirtualCluster;
 use std::sync::Arc;
 
 /// A `VirtualCluster` as the watch delivers it: one that this build cannot decode does not end the watch.
-pub type Cluster = DeserializeGuard<VirtualCluster>;
+pub(crate) type Cluster = DeserializeGuard<VirtualCluster>;
 
 macro_rules! stores {
     ($($(#[$doc:meta])* $field:ident: $kind:ty,)*) => {
         /// Read side; clones share the stores.
         #[derive(Clone)]
-        pub struct Stores {
+        pub(crate) struct Stores {
             $($(#[$doc])* pub(crate) $field: Store<$kind>,)*
         }
 

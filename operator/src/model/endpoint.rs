@@ -6,7 +6,7 @@ use nestling_crds::v1alpha1::ExposeType;
 use std::net::IpAddr;
 
 /// Port of the Service in front of the API.
-pub const API_PORT: i32 = 443;
+pub(crate) const API_PORT: i32 = 443;
 
 /// Addresses of the tenant's API.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,19 +7,19 @@ use nestling_crds::v1alpha1::DeletionPolicy;
 use std::collections::BTreeMap;
 
 /// Label of the workload namespace: namespace of the `VirtualCluster`.
-pub const CLUSTER_NAMESPACE: &str = "nestling.dev/cluster-namespace";
+pub(crate) const CLUSTER_NAMESPACE: &str = "nestling.dev/cluster-namespace";
 
 /// Parts of a tenant, as values of label `nestling.dev/component`.
-pub mod component {
-    pub const CONTROL_PLANE: &str = "control-plane";
-    pub const APISERVER: &str = "apiserver";
-    pub const ETCD: &str = "etcd";
-    pub const CONTROLLERS: &str = "controllers";
-    pub const WORKLOAD: &str = "workload";
+pub(crate) mod component {
+    pub(crate) const CONTROL_PLANE: &str = "control-plane";
+    pub(crate) const APISERVER: &str = "apiserver";
+    pub(crate) const ETCD: &str = "etcd";
+    pub(crate) const CONTROLLERS: &str = "controllers";
+    pub(crate) const WORKLOAD: &str = "workload";
 }
 
 /// An object in the cluster's namespace that goes with the `VirtualCluster`.
-pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+pub(crate) fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(cluster.namespace.clone()),
@@ -30,7 +30,7 @@ pub fn owned(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 }
 
 /// An object in the cluster's namespace without which etcd's data is useless: with deletion policy `Retain` nothing owns it.
-pub fn kept_with_data(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
+pub(crate) fn kept_with_data(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
     let owned = owned(cluster, name);
     match cluster.deletion_policy {
         DeletionPolicy::Delete => owned,
@@ -39,7 +39,7 @@ pub fn kept_with_data(cluster: &ValidatedCluster, name: String) -> ObjectMeta {
 }
 
 /// An object in the workload namespace. It goes with the namespace; owner references do not reach across namespaces.
-pub fn in_workload_namespace(cluster: &ValidatedCluster, name: &str) -> ObjectMeta {
+pub(crate) fn in_workload_namespace(cluster: &ValidatedCluster, name: &str) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
         namespace: Some(cluster.workload_namespace.to_string()),
@@ -49,26 +49,26 @@ pub fn in_workload_namespace(cluster: &ValidatedCluster, name: &str) -> ObjectMe
 }
 
 /// Labels of every object of a cluster.
-pub fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
+pub(crate) fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
     strings([(labels::TENANT, cluster.uid.as_str()), (labels::CLUSTER, cluster.name.as_str()), (labels::MANAGED_BY, labels::OPERATOR)])
 }
 
 /// What selects the pods of one part. Immutable in workloads, so the least that tells them apart.
-pub fn selector(cluster: &ValidatedCluster, component: &str) -> BTreeMap<String, String> {
+pub(crate) fn selector(cluster: &ValidatedCluster, component: &str) -> BTreeMap<String, String> {
     strings([(labels::TENANT, cluster.uid.as_str()), (labels::COMPONENT, component)])
 }
 
-pub fn label_selector(cluster: &ValidatedCluster, component: &str) -> LabelSelector {
+pub(crate) fn label_selector(cluster: &ValidatedCluster, component: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(selector(cluster, component)), ..LabelSelector::default() }
 }
 
 /// Labels of the pods of one part.
-pub fn pod_labels(cluster: &ValidatedCluster, component: &str) -> BTreeMap<String, String> {
+pub(crate) fn pod_labels(cluster: &ValidatedCluster, component: &str) -> BTreeMap<String, String> {
     let mut all = labels(cluster);
     all.extend(selector(cluster, component));
     all
 }
 
-pub fn strings<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+pub(crate) fn strings<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
     pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }

@@ -5,11 +5,14 @@
 
 mod cluster;
 mod endpoint;
-pub mod metadata;
-pub mod names;
+pub(crate) mod metadata;
+pub(crate) mod names;
 mod node;
 
 pub use cluster::*;
-pub use endpoint::{API_PORT, Endpoint};
-pub use names::{CERTIFICATES, FRONT_PROXY_CLIENT, keys};
-pub use node::{HostAddress, HostNode};
+pub(crate) use endpoint::API_PORT;
+pub use endpoint::Endpoint;
+pub(crate) use names::{CERTIFICATES, FRONT_PROXY_CLIENT, keys};
+#[cfg(test)]
+pub(crate) use node::HostAddress;
+pub(crate) use node::HostNode;

@@ -1,8 +1,10 @@
-//! A certificate authority: its certificate and key, and what it signs.
+//! A certificate authority: its certificate and key, what it signs, and how both are kept in Secrets.
 
 use crate::model::San;
 use crate::pki::leaf::{BACKDATE, LeafSpec};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -11,6 +13,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 use thiserror::Error;
@@ -74,6 +77,36 @@ impl fmt::Debug for Pair {
     }
 }
 
+/// A text value that is there and not empty.
+pub(super) fn text<'a>(secret: Option<&'a Secret>, key: &str) -> Option<&'a str> {
+    let bytes = secret?.data.as_ref()?.get(key)?;
+    std::str::from_utf8(&bytes.0).ok().filter(|text| !text.is_empty())
+}
+
+/// The pair `<stem>.crt` and `<stem>.key`.
+pub(super) fn pair(secret: Option<&Secret>, stem: &str) -> Option<Pair> {
+    Some(Pair { certificate: text(secret, &format!("{stem}.crt"))?.to_owned(), key: text(secret, &format!("{stem}.key"))?.to_owned() })
+}
+
+/// The values of a Secret in the making.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Values(BTreeMap<String, ByteString>);
+
+impl Values {
+    pub(super) fn put(&mut self, key: impl Into<String>, text: impl Into<String>) {
+        self.0.insert(key.into(), ByteString(text.into().into_bytes()));
+    }
+
+    pub(super) fn put_pair(&mut self, stem: &str, pair: Pair) {
+        self.put(format!("{stem}.crt"), pair.certificate);
+        self.put(format!("{stem}.key"), pair.key);
+    }
+
+    pub(super) fn into_data(self) -> BTreeMap<String, ByteString> {
+        self.0
+    }
+}
+
 /// A certificate authority.
 #[derive(Clone, Debug)]
 pub(super) struct Authority {
@@ -85,7 +118,7 @@ pub(super) struct Authority {
 
 impl Authority {
     /// A new one, signed by itself, that may sign leaves only.
-    pub fn generate(common_name: &str, now: Timestamp, lifetime: SignedDuration) -> Result<Self, PkiError> {
+    pub(super) fn generate(common_name: &str, now: Timestamp, lifetime: SignedDuration) -> Result<Self, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Generate)?;
         let mut params = params(common_name, None, now, now.saturating_add(lifetime).unwrap_or(Timestamp::MAX));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -96,7 +129,7 @@ impl Authority {
     }
 
     /// `None` if the certificate is not that of an authority. The key is looked at when something is signed.
-    pub fn from_pem(pair: Pair) -> Option<Self> {
+    pub(super) fn from_pem(pair: Pair) -> Option<Self> {
         let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).ok()?;
         let (_, parsed) = X509Certificate::from_der(&der).ok()?;
         let key_id = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
@@ -108,19 +141,19 @@ impl Authority {
     }
 
     /// Its own certificate, PEM.
-    pub fn certificate(&self) -> &str {
+    pub(super) fn certificate(&self) -> &str {
         &self.pair.certificate
     }
 
     /// A new key with a certificate for it, and when that ends.
-    pub fn issue(&self, spec: &LeafSpec, now: Timestamp, lifetime: SignedDuration) -> Result<(Pair, Timestamp), PkiError> {
+    pub(super) fn issue(&self, spec: &LeafSpec, now: Timestamp, lifetime: SignedDuration) -> Result<(Pair, Timestamp), PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Generate)?;
         let (certificate, not_after) = self.certify(spec, &key, now, lifetime)?;
         Ok((Pair { certificate, key: key.serialize_pem() }, not_after))
     }
 
     /// A certificate for a key of somebody's, and when it ends: never after the authority itself.
-    pub fn certify(
+    pub(super) fn certify(
         &self,
         spec: &LeafSpec,
         public_key: &impl PublicKeyData,

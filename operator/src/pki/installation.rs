@@ -1,9 +1,8 @@
 //! Authorities of the installation, held by the operator alone: no tenant's administrator can make anything sign with them.
 
 use crate::model::San;
-use crate::pki::authority::{Authority, Identity, PkiError, identity};
+use crate::pki::authority::{Authority, Identity, PkiError, Values, identity, pair};
 use crate::pki::leaf::{LeafSpec, Usage};
-use crate::pki::secret::{Values, pair};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -22,7 +22,7 @@ pub(super) struct LeafSpec {
 }
 
 impl LeafSpec {
-    pub fn client(common_name: impl Into<String>, organization: Option<&str>) -> Self {
+    pub(super) fn client(common_name: impl Into<String>, organization: Option<&str>) -> Self {
         Self {
             common_name: common_name.into(),
             organization: organization.map(ToOwned::to_owned),
@@ -31,7 +31,7 @@ impl LeafSpec {
         }
     }
 
-    pub fn server(common_name: impl Into<String>, usage: Usage, sans: impl IntoIterator<Item = San>) -> Self {
+    pub(super) fn server(common_name: impl Into<String>, usage: Usage, sans: impl IntoIterator<Item = San>) -> Self {
         Self { common_name: common_name.into(), organization: None, usage, sans: sans.into_iter().collect() }
     }
 }
@@ -46,11 +46,11 @@ pub(super) enum Usage {
 }
 
 impl Usage {
-    pub fn is_client(self) -> bool {
+    pub(super) fn is_client(self) -> bool {
         matches!(self, Self::Client | Self::ServerAndClient)
     }
 
-    pub fn is_server(self) -> bool {
+    pub(super) fn is_server(self) -> bool {
         matches!(self, Self::Server | Self::ServerAndClient)
     }
 }

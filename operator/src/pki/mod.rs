@@ -6,7 +6,7 @@
 //! tenant may ever command (a tenant's administrator can make its own kube-controller-manager sign anything). [`sign`]
 //! certifies keys that agents keep on their nodes.
 //!
-//! Order: `leaf` ← `authority` ← `secret` ← `tenant` ← `installation` ← `plan`, `sign`.
+//! Order: `leaf` ← `authority` ← `tenant` ← `installation` ← `plan`, `sign`.
 //!
 //! Everything is ECDSA P-256. Leaves are renewed after two thirds of their life, or when their content or their authority
 //! is no longer the desired one. Authorities are kept as long as they exist: replacing one is a rotation in several steps,
@@ -16,14 +16,14 @@ mod authority;
 pub mod installation;
 mod leaf;
 mod plan;
-mod secret;
-pub mod sign;
+pub(crate) mod sign;
 mod tenant;
 
-pub use authority::{Identity, PkiError, PkiPolicy};
+pub use authority::PkiPolicy;
+pub(crate) use authority::{Identity, PkiError};
 pub use plan::{Pki, PkiSecrets, plan};
 pub use sign::super_admin;
-pub use tenant::secret_names;
+pub(crate) use tenant::secret_names;
 
 #[cfg(test)]
 mod tests;

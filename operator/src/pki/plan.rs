@@ -1,15 +1,17 @@
 //! What a tenant's PKI Secrets should contain, given what they contain now.
 
 use crate::model::{CERTIFICATES, Endpoint, ValidatedCluster, keys, metadata, names};
-use crate::pki::authority::{Authority, Pair, PkiError, PkiPolicy};
+use crate::pki::authority::{Authority, Pair, PkiError, PkiPolicy, Values, pair, text};
 use crate::pki::installation::InstallationCas;
 use crate::pki::leaf::{LeafSpec, renewal, still_serves};
-use crate::pki::secret::{Values, kubeconfig_embedded, kubeconfig_with_files, pair, text};
 use crate::pki::tenant;
 use crate::pki::tenant::AuthorityKind;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Everything a tenant's components read, and when to look again.
@@ -234,4 +236,38 @@ fn secret(cluster: &ValidatedCluster, name: String, values: Values) -> Secret {
 /// A Secret without which etcd's data cannot be used: it stays when the data stays.
 fn kept_secret(cluster: &ValidatedCluster, name: String, values: Values) -> Secret {
     Secret { metadata: metadata::kept_with_data(cluster, name), ..secret(cluster, String::new(), values) }
+}
+
+/// Credentials that stand in files beside the kubeconfig: client-go reloads those, never what is embedded.
+fn kubeconfig_with_files(server: &str, user: &str, directory: &str, stem: &str) -> Result<String, PkiError> {
+    render(
+        user,
+        "tenant",
+        &json!({"server": server, "certificate-authority": format!("{directory}/ca.crt")}),
+        &json!({"client-certificate": format!("{directory}/{stem}.crt"), "client-key": format!("{directory}/{stem}.key")}),
+    )
+}
+
+/// Credentials inside, for a person to take away.
+fn kubeconfig_embedded(server: &str, cluster: &str, user: &str, ca: &str, client: &Pair) -> Result<String, PkiError> {
+    render(
+        user,
+        cluster,
+        &json!({"server": server, "certificate-authority-data": STANDARD.encode(ca)}),
+        &json!({"client-certificate-data": STANDARD.encode(&client.certificate), "client-key-data": STANDARD.encode(&client.key)}),
+    )
+}
+
+fn render(user: &str, cluster: &str, connection: &Value, credentials: &Value) -> Result<String, PkiError> {
+    let file = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": cluster, "cluster": connection}],
+        "users": [{"name": user, "user": credentials}],
+        "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": user}}],
+        "current-context": cluster,
+    });
+    // Each value on its own line, as kubectl writes it: wrapped, base64 is valid YAML but no pleasure to work with.
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(&file, options).map_err(|source| PkiError::Kubeconfig { user: user.to_owned(), source })
 }

@@ -18,7 +18,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 /// Group of the agents' proxy halves; the operator binds it in each tenant to `system:node-proxier`.
-pub const PROXIES: &str = "nestling:proxies";
+pub(crate) const PROXIES: &str = "nestling:proxies";
 
 /// A signed chain, leaf first.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub fn kubelet(ca: &Secret, node: &NodeName, csr_der: &[u8], now: Timestamp, lif
 }
 
 /// Client of one tenant's API as kube-proxy of `node`. Never `system:kube-proxy` itself: the node stays visible in audit.
-pub fn proxy(ca: &Secret, node: &NodeName, csr_der: &[u8], now: Timestamp, lifetime: SignedDuration) -> Result<Signed, SignError> {
+pub(crate) fn proxy(ca: &Secret, node: &NodeName, csr_der: &[u8], now: Timestamp, lifetime: SignedDuration) -> Result<Signed, SignError> {
     let spec = LeafSpec::client(format!("system:kube-proxy:{node}"), Some(PROXIES));
     certify(&tenant::cluster_authority(ca)?, &spec, csr_der, now, lifetime)
 }
@@ -61,7 +61,7 @@ pub fn super_admin(ca: &Secret, now: Timestamp) -> Result<Identity, PkiError> {
 }
 
 /// Serving certificate of `node`'s kubelet API, for all tenants.
-pub fn kubelet_serving(
+pub(crate) fn kubelet_serving(
     cas: &InstallationCas,
     node: &NodeName,
     addresses: &[IpAddr],

@@ -2,15 +2,14 @@
 
 use crate::model::{Endpoint, San, ValidatedCluster, names};
 use crate::model::{FRONT_PROXY_CLIENT, keys};
-use crate::pki::authority::{Authority, PkiError};
+use crate::pki::authority::{Authority, PkiError, pair};
 use crate::pki::leaf::{LeafSpec, Usage};
-use crate::pki::secret::pair;
 use k8s_openapi::api::core::v1::Secret;
 use nestling_control_api::consts;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The Secrets of a cluster's PKI: what `plan` wants to see of what exists.
-pub fn secret_names(cluster: &str) -> [String; 6] {
+pub(crate) fn secret_names(cluster: &str) -> [String; 6] {
     [
         names::ca(cluster),
         names::service_account_keys(cluster),

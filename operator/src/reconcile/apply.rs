@@ -16,12 +16,12 @@ use crate::reconcile::dereference::Dereferenced;
 use crate::reconcile::error::Error;
 use crate::reconcile::subject::Subject;
 use crate::state::Context;
-use crate::tenant::connection::{ConnectError, Target};
 use crate::tenant::observe::Observation;
+use crate::tenant::{ConnectError, Target};
 use crate::{addons, pki};
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use nestling_crds::labels;
 use std::marker::PhantomData;
@@ -29,22 +29,21 @@ use std::sync::Arc;
 
 /// A cluster as it is on the host.
 #[derive(Clone, Debug)]
-pub struct OnHost {
-    pub service: Service,
+pub(crate) struct OnHost {
     pub endpoint: Endpoint,
     pub pki: Pki,
     pub resources: Resources<Applied>,
 }
 
-pub async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Context) -> Result<OnHost, Error> {
-    let applier = Applier { host: &ctx.host, stores: &ctx.stores, state: &ctx.state, tenant: &cluster.uid };
+pub(crate) async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Context) -> Result<OnHost, Error> {
+    let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &cluster.uid };
     let service = applier.apply(build::service(cluster)).await?;
     let endpoint = Endpoint::from_service(cluster, &service).ok_or(Error::NoAddress)?;
     let policy = PkiPolicy { leaf_lifetime: ctx.config.leaf_lifetime, ca_lifetime: ctx.config.ca_lifetime };
     let pki = pki::plan(cluster, &endpoint, &reads.installation, &reads.secrets, Timestamp::now(), &policy)?;
     // Boxed: it holds every object of the cluster.
     let resources = Box::pin(resources(build::resources(cluster, &pki), cluster, &applier)).await?;
-    Ok(OnHost { service, endpoint, pki, resources })
+    Ok(OnHost { endpoint, pki, resources })
 }
 
 async fn resources(
@@ -142,13 +141,13 @@ async fn if_wanted<K: HostObject>(object: Option<K>, namespace: &str, name: &str
 }
 
 /// The cluster's control-plane pods.
-pub fn pods(cluster: &ValidatedCluster, stores: &Stores) -> Vec<Arc<Pod>> {
+pub(crate) fn pods(cluster: &ValidatedCluster, stores: &Stores) -> Vec<Arc<Pod>> {
     stores.pods.state_filter(|pod| pod.labels().get(labels::TENANT).is_some_and(|tenant| tenant == cluster.uid.as_str()))
 }
 
 /// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is
 /// observed.
-pub async fn apply_addons(
+pub(crate) async fn apply_addons(
     subject: &Subject,
     cluster: &ValidatedCluster,
     host: &OnHost,

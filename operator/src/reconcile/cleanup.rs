@@ -26,7 +26,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const CONFLICT: Duration = Duration::from_millis(200);
 
 /// To be on before anything exists that must be cleaned up.
-pub async fn ensure_finalizer(subject: &Subject, ctx: &Context) -> Result<(), CleanupError> {
+pub(crate) async fn ensure_finalizer(subject: &Subject, ctx: &Context) -> Result<(), CleanupError> {
     if subject.vc.finalizers().iter().any(|finalizer| finalizer == labels::FINALIZER) {
         return Ok(());
     }
@@ -35,7 +35,7 @@ pub async fn ensure_finalizer(subject: &Subject, ctx: &Context) -> Result<(), Cl
     set_finalizers(subject, &finalizers, ctx).await.map_err(CleanupError::AddFinalizer)
 }
 
-pub async fn clean_up(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
+pub(crate) async fn clean_up(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
     if !subject.vc.finalizers().iter().any(|finalizer| finalizer == labels::FINALIZER) {
         return Ok(Action::await_change());
     }

@@ -37,7 +37,7 @@ pub struct Dereferenced {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum DereferenceError {
+pub(crate) enum DereferenceError {
     #[error("cannot read Secret {name}")]
     Secret {
         name: String,
@@ -52,7 +52,7 @@ pub enum DereferenceError {
     },
 }
 
-pub async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
+pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
     let (namespace, stores) = (&subject.namespace, &ctx.stores);
     let secrets = try_join_all(pki::secret_names(&subject.name).map(|name| async move {
         match ctx.state.secret(&subject.uid, namespace, &name).await {

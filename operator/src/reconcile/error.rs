@@ -6,13 +6,13 @@ use crate::pki::PkiError;
 use crate::reconcile::dereference::DereferenceError;
 use crate::reconcile::subject::DecodeError;
 use crate::reconcile::validate::Invalid;
-use crate::tenant::connection::ConnectError;
+use crate::tenant::ConnectError;
 use nestling_crds::names::WorkloadNamespace;
 use std::error::Error as StdError;
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     #[error("this version of the operator cannot decode the VirtualCluster")]
     DecodeFailed(#[from] DecodeError),
     #[error("{}", list(.0))]
@@ -39,7 +39,7 @@ pub enum Error {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum CleanupError {
+pub(crate) enum CleanupError {
     #[error("cannot add the finalizer")]
     AddFinalizer(#[source] kube::Error),
     #[error("cannot remove the finalizer")]
@@ -63,7 +63,7 @@ fn list(invalid: &[Invalid]) -> String {
 }
 
 impl Error {
-    pub fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::DecodeFailed(_) => "DecodeFailed",
             Self::Invalid(_) => "Invalid",
@@ -82,17 +82,17 @@ impl Error {
     }
 
     /// Whether it passes by itself.
-    pub fn is_a_wait(&self) -> bool {
+    pub(crate) fn is_a_wait(&self) -> bool {
         matches!(self, Self::Apply(ApplyError::Terminating { .. }))
     }
 
     /// Whether only a change of the `VirtualCluster` can help.
-    pub fn waits_for_change(&self) -> bool {
+    pub(crate) fn waits_for_change(&self) -> bool {
         matches!(self, Self::DecodeFailed(_))
     }
 
     /// Whether it is nobody's trouble: this replica has just lost its lease.
-    pub fn is_lost_lease(&self) -> bool {
+    pub(crate) fn is_lost_lease(&self) -> bool {
         let mut next: Option<&(dyn StdError + 'static)> = Some(self);
         while let Some(error) = next {
             if matches!(error.downcast_ref(), Some(Refused::NotLeader)) {

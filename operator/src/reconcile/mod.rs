@@ -10,16 +10,16 @@
 //!
 //! [`cleanup`] is the way back: what owner references cannot remove. Whatever fails, the status says so.
 
-pub mod apply;
-pub mod build;
-pub mod cleanup;
-pub mod dereference;
+pub(crate) mod apply;
+pub(crate) mod build;
+pub(crate) mod cleanup;
+pub(crate) mod dereference;
 mod error;
-pub mod status;
-pub mod subject;
-pub mod validate;
+pub(crate) mod status;
+pub(crate) mod subject;
+pub(crate) mod validate;
 
-pub use error::Error;
+pub(crate) use error::Error;
 
 use crate::host::Cluster;
 use crate::state::Context;
@@ -36,7 +36,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const ON_THE_WAY: Duration = Duration::from_secs(15);
 
 /// Brings one cluster as far as it gets now.
-pub async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Result<Action, Error> {
+pub(crate) async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let _measure = ctx.metrics.measure();
     let subject = Subject::new(&cluster, &ctx)?;
     let result = match tokio::time::timeout(LIMIT, Box::pin(turn(&subject, &ctx))).await {

@@ -11,10 +11,10 @@ use nestling_crds::v1alpha1::{VirtualCluster, VirtualClusterStatus};
 /// The stored object is not one that this version of the operator can read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct DecodeError(pub String);
+pub(crate) struct DecodeError(pub String);
 
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// With the status as last written: the watch may be behind our own writes.
     pub vc: VirtualCluster,
     pub uid: TenantUid,
@@ -24,7 +24,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, DecodeError> {
+    pub(crate) fn new(cluster: &Cluster, ctx: &Context) -> Result<Self, DecodeError> {
         let mut vc = cluster.0.clone().map_err(|invalid| DecodeError(invalid.error))?;
         let uid = TenantUid::new(vc.metadata.uid.clone().ok_or(DecodeError("it has no uid".into()))?);
         let namespace = vc.metadata.namespace.clone().ok_or(DecodeError("it has no namespace".into()))?;
@@ -34,16 +34,16 @@ impl Subject {
         Ok(Self { uid, namespace, name: vc.name_any(), reference: cluster.to_object_ref(()), vc })
     }
 
-    pub fn is_deleting(&self) -> bool {
+    pub(crate) fn is_deleting(&self) -> bool {
         self.vc.metadata.deletion_timestamp.is_some()
     }
 
-    pub fn status(&self) -> VirtualClusterStatus {
+    pub(crate) fn status(&self) -> VirtualClusterStatus {
         self.vc.status.clone().unwrap_or_default()
     }
 
     /// For Events.
-    pub fn object_reference(&self) -> ObjectReference {
+    pub(crate) fn object_reference(&self) -> ObjectReference {
         self.vc.object_ref(&())
     }
 }

@@ -38,7 +38,7 @@ const LIST_PODS: Duration = Duration::from_secs(2);
 
 /// What is known of a tenant through its own API; `None` is not known yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observation {
+pub(crate) struct Observation {
     /// Whether `/readyz` has answered since we connected.
     pub(crate) api_answered: bool,
     pub(crate) nodes: Option<NodesStatus>,
@@ -47,7 +47,7 @@ pub struct Observation {
 
 /// The tenant's CoreDNS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dns {
+pub(crate) struct Dns {
     pub(crate) exists: bool,
     /// Pods that serve.
     pub(crate) available: i32,

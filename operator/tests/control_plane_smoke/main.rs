@@ -21,11 +21,7 @@ use kube::{Api, Client, Config};
 use kubelet::Kubelet;
 use nestling_crds::names::NodeName;
 use nestling_operator::config::OperatorConfig;
-use nestling_operator::model::{Endpoint, ValidatedCluster};
-use nestling_operator::pki::{self, PkiPolicy, PkiSecrets, installation};
-use nestling_operator::reconcile::build::{self, containers};
-use nestling_operator::reconcile::dereference::Dereferenced;
-use nestling_operator::reconcile::validate::validate;
+use nestling_operator::smoke::{self, Dereferenced, Endpoint, Pki, PkiPolicy, PkiSecrets, ValidatedCluster, containers, installation};
 use nestling_runtime::testing::contract;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -50,8 +46,8 @@ async fn a_control_plane_as_built_comes_up() -> Result<()> {
     let url = format!("https://{pod_ip}:443");
     let endpoint = Endpoint { service_ip: pod_ip, host_url: url.clone(), url, sans: Vec::new() };
     let policy = PkiPolicy { leaf_lifetime: SignedDuration::from_hours(1), ca_lifetime: SignedDuration::from_hours(24) };
-    let pki = pki::plan(&cluster, &endpoint, &reads.installation, &BTreeMap::new(), Timestamp::now(), &policy)?;
-    let built = build::resources(&cluster, &pki);
+    let pki = smoke::plan(&cluster, &endpoint, &reads.installation, &BTreeMap::new(), Timestamp::now(), &policy)?;
+    let built = smoke::resources(&cluster, &pki);
     let kubelet = Kubelet {
         binaries,
         root: root.path(),
@@ -70,14 +66,14 @@ async fn a_control_plane_as_built_comes_up() -> Result<()> {
 
 type Pod = Option<k8s_openapi::api::core::v1::PodSpec>;
 
-async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &pki::Pki, members: &Pod, controllers: &Pod) -> Result<()> {
+async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &Pki, members: &Pod, controllers: &Pod) -> Result<()> {
     let began = Instant::now();
     let member = format!("{}-control-plane-0", cluster.name);
     let pod = members.as_ref().context("no pod")?;
     let _etcd = kubelet.start(&member, pod, containers::ETCD)?;
     let _apiserver = kubelet.start(&member, pod, containers::API_SERVER)?;
 
-    let admin = pki::super_admin(&pki.secrets.ca, Timestamp::now())?;
+    let admin = smoke::super_admin(&pki.secrets.ca, Timestamp::now())?;
     let admin = client(kubelet.pod_ip, &pki.ca_bundle, Some((&admin.certificate, &admin.key)))?;
     eventually("kube-apiserver is ready", || async { ok(&admin, "/readyz").await }).await?;
     eprintln!("etcd and kube-apiserver ready after {:.1} s", began.elapsed().as_secs_f32());
@@ -162,11 +158,11 @@ async fn secrets_are_encrypted(kubelet: &Kubelet<'_>, admin: &Client) -> Result<
 }
 
 /// As an agent gets it from the control API: the Node authorizer lets it at its own Node and nothing else.
-async fn a_nodes_certificate_is_a_node(address: IpAddr, pki: &pki::Pki) -> Result<()> {
+async fn a_nodes_certificate_is_a_node(address: IpAddr, pki: &Pki) -> Result<()> {
     let key = rcgen::KeyPair::generate()?;
     let csr = rcgen::CertificateParams::default().serialize_request(&key)?;
     let hour = SignedDuration::from_hours(1);
-    let signed = pki::sign::kubelet(&pki.secrets.ca, &NodeName::new("node-1"), csr.der(), Timestamp::now(), hour)?;
+    let signed = smoke::sign_kubelet(&pki.secrets.ca, &NodeName::new("node-1"), csr.der(), Timestamp::now(), hour)?;
     let node = client(address, &pki.ca_bundle, Some((&signed.chain_pem, &key.serialize_pem())))?;
     let nodes: Api<Node> = Api::all(node.clone());
     ensure!(nodes.get_opt("node-1").await?.is_none(), "there is no such Node yet");
@@ -220,7 +216,7 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
         installation: Arc::new(installation),
     };
     let config = OperatorConfig::try_parse_from(["nestling-operator", "--identity=smoke"])?;
-    match validate(&vc, &reads, &config) {
+    match smoke::validate(&vc, &reads, &config) {
         Ok(cluster) => Ok((cluster, reads)),
         Err(problems) => bail!("{problems:?}"),
     }

@@ -5,16 +5,16 @@ use crate::model::{CERTIFICATES, FRONT_PROXY_CLIENT, ValidatedCluster, keys, met
 use crate::pki::PkiSecrets;
 use crate::reconcile::build::container::{Flags, Http, field_env, file, hardened_with_bind_service, port, resources};
 use crate::reconcile::build::mounts::{CONFIG, SERVICE_ACCOUNT};
-use crate::reconcile::build::pod::{Part, REVISION_HISTORY, REVISION_LABEL, hash_of, secret_hash, surge_one, template};
+use crate::reconcile::build::pod::{self, hash_of, secret_hash};
 use crate::reconcile::build::{etcd, mounts};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, Secret, Volume};
 use nestling_crds::v1alpha1::Topology;
 
 pub const NAME: &str = "kube-apiserver";
 /// Port of the container; the Service in front has 443.
-pub const PORT: i32 = 6443;
+pub(super) const PORT: i32 = 6443;
 /// How long an apiserver that is to end keeps serving while proxies learn of it, where another one can take over.
 const SHUTDOWN_DELAY_SECONDS: i64 = 10;
 /// Time to drain after that: the longest request (60 s) and a little.
@@ -28,7 +28,7 @@ const SERVICE_ACCOUNT_VOLUME: &str = "service-account-keys";
 const CONFIG_VOLUME: &str = "apiserver-config";
 
 /// The program's flags.
-pub fn flags(cluster: &ValidatedCluster) -> Flags {
+pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
     let cert = |stem: &str| file(CERTIFICATES, format!("{stem}.crt"));
     let key = |stem: &str| file(CERTIFICATES, format!("{stem}.key"));
     let mut flags = Flags::new([
@@ -111,11 +111,11 @@ fn shutdown_delay(cluster: &ValidatedCluster) -> i64 {
 }
 
 /// `terminationGracePeriodSeconds` of a pod with an apiserver in it.
-pub fn grace_period(cluster: &ValidatedCluster) -> i64 {
+pub(super) fn grace_period(cluster: &ValidatedCluster) -> i64 {
     shutdown_delay(cluster) + DRAIN_SECONDS
 }
 
-pub fn container(cluster: &ValidatedCluster) -> Container {
+pub(super) fn container(cluster: &ValidatedCluster) -> Container {
     let probe = |path, period, timeout, failures| -> Probe {
         Http { scheme: "HTTPS", port: PORT, path, period, timeout, failures, initial_delay: 0 }.into()
     };
@@ -138,7 +138,7 @@ pub fn container(cluster: &ValidatedCluster) -> Container {
     }
 }
 
-pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+pub(super) fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     let vc = cluster.name.as_str();
     let mut certs: Vec<String> = [keys::SERVING, keys::KUBELET_CLIENT, keys::FRONT_PROXY_CLIENT, keys::ETCD_CLIENT]
         .iter()
@@ -155,7 +155,7 @@ pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
 
 /// What the program reads at its start only. It reloads serving, client and front-proxy certificates, the authorities of
 /// clients, and authentication and encryption configuration.
-pub fn start_hash(pki: &PkiSecrets, files: &Secret) -> String {
+pub(super) fn start_hash(pki: &PkiSecrets, files: &Secret) -> String {
     hash_of([
         ("certs", Some(secret_hash(pki.apiserver.data.as_ref(), &[keys::ETCD_CA, keys::NODE_SERVING_CA]))),
         (
@@ -184,7 +184,7 @@ fn config_items(cluster: &ValidatedCluster) -> Vec<String> {
     files(cluster).into_iter().map(|(name, _)| name.to_owned()).collect()
 }
 
-pub fn config(cluster: &ValidatedCluster) -> Secret {
+pub(super) fn config(cluster: &ValidatedCluster) -> Secret {
     let data = files(cluster).into_iter().map(|(name, text)| (name.to_owned(), ByteString(text.as_bytes().to_vec()))).collect();
     Secret {
         metadata: metadata::kept_with_data(cluster, names::apiserver_config(&cluster.name)),
@@ -194,8 +194,7 @@ pub fn config(cluster: &ValidatedCluster) -> Secret {
     }
 }
 
-pub fn deployment(cluster: &ValidatedCluster, pki: &PkiSecrets, files: &Secret) -> Deployment {
-    let part = Part { component: component::APISERVER, settings: &cluster.placement, revision_label: Some(REVISION_LABEL) };
+pub(super) fn deployment(cluster: &ValidatedCluster, pki: &PkiSecrets, files: &Secret) -> Deployment {
     let inside = PodSpec {
         containers: vec![container(cluster)],
         volumes: Some(volumes(cluster)),
@@ -203,16 +202,5 @@ pub fn deployment(cluster: &ValidatedCluster, pki: &PkiSecrets, files: &Secret) 
         ..PodSpec::default()
     };
     let hashes = [(NAME, start_hash(pki, files))];
-    Deployment {
-        metadata: metadata::owned(cluster, names::apiserver(&cluster.name)),
-        spec: DeploymentSpec {
-            replicas: Some(cluster.replicas),
-            selector: metadata::label_selector(cluster, component::APISERVER),
-            strategy: Some(surge_one()),
-            revision_history_limit: Some(REVISION_HISTORY),
-            template: template(cluster, part, &hashes, inside),
-            ..DeploymentSpec::default()
-        },
-        ..Deployment::default()
-    }
+    pod::deployment(cluster, names::apiserver(&cluster.name), component::APISERVER, &hashes, inside)
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 
 /// A hardened container. Its program is named, not left to the image: images differ in their entry points.
-pub fn container(name: &str, image: &str, command: &[&str], args: Vec<String>) -> Container {
+pub(super) fn container(name: &str, image: &str, command: &[&str], args: Vec<String>) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
@@ -24,7 +24,7 @@ pub fn container(name: &str, image: &str, command: &[&str], args: Vec<String>) -
 }
 
 /// `$(NAME)` in arguments, from a field of the pod.
-pub fn field_env(name: &str, path: &str) -> EnvVar {
+pub(super) fn field_env(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
@@ -35,7 +35,7 @@ pub fn field_env(name: &str, path: &str) -> EnvVar {
     }
 }
 
-pub fn port(name: &str, number: i32) -> ContainerPort {
+pub(super) fn port(name: &str, number: i32) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: number, protocol: Some("TCP".to_owned()), ..ContainerPort::default() }
 }
 
@@ -70,7 +70,7 @@ impl From<Http<'_>> for Probe {
 
 /// What the user asked for, else modest requests and no limits: a CPU limit would slow every start, a memory limit would
 /// end an apiserver in the middle of its tenant's growth.
-pub fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) -> ResourceRequirements {
+pub(super) fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) -> ResourceRequirements {
     asked.cloned().unwrap_or_else(|| ResourceRequirements {
         requests: Some(BTreeMap::from([("cpu".to_owned(), Quantity(cpu.to_owned())), ("memory".to_owned(), Quantity(memory.to_owned()))])),
         ..ResourceRequirements::default()
@@ -79,7 +79,7 @@ pub fn resources(asked: Option<&ResourceRequirements>, cpu: &str, memory: &str) 
 
 /// Flags of a program in the making.
 #[derive(Clone, Debug, Default)]
-pub struct Flags {
+pub(super) struct Flags {
     /// Each once, in the order of their names.
     own: BTreeMap<String, String>,
     /// As the user gives them: a program may take one several times, and their order may matter.
@@ -87,16 +87,16 @@ pub struct Flags {
 }
 
 impl Flags {
-    pub fn new<const N: usize>(flags: [(&str, String); N]) -> Self {
+    pub(super) fn new<const N: usize>(flags: [(&str, String); N]) -> Self {
         Self { own: flags.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), extra: Vec::new() }
     }
 
-    pub fn set(&mut self, name: &str, value: impl Into<String>) {
+    pub(super) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.own.insert(name.to_owned(), value.into());
     }
 
     /// `--feature-gates`, if the user sets any.
-    pub fn gates(mut self, gates: &BTreeMap<String, bool>) -> Self {
+    pub(super) fn gates(mut self, gates: &BTreeMap<String, bool>) -> Self {
         if !gates.is_empty() {
             self.set("feature-gates", gates.iter().map(|(gate, on)| format!("{gate}={on}")).collect::<Vec<_>>().join(","));
         }
@@ -104,20 +104,20 @@ impl Flags {
     }
 
     /// With the user's own flags. They replace presets of ours and nothing else: validation has refused those that we manage.
-    pub fn with(mut self, extra: &[Flag]) -> Self {
+    pub(super) fn with(mut self, extra: &[Flag]) -> Self {
         self.own.retain(|name, _| extra.iter().all(|flag| flag.name != *name));
         self.extra.extend_from_slice(extra);
         self
     }
 
-    pub fn into_args(self) -> Vec<String> {
+    pub(super) fn into_args(self) -> Vec<String> {
         let extra = self.extra.into_iter().map(|Flag { name, value }| (name, value));
         self.own.into_iter().chain(extra).map(|(name, value)| format!("--{name}={value}")).collect()
     }
 }
 
 /// A file in a directory of the container.
-pub fn file(directory: &str, name: impl AsRef<str>) -> String {
+pub(super) fn file(directory: &str, name: impl AsRef<str>) -> String {
     format!("{directory}/{}", name.as_ref())
 }
 
@@ -134,7 +134,7 @@ fn hardened() -> SecurityContext {
 /// Upstream's kube-apiserver binary carries the file capability `cap_net_bind_service=+ep`. The kernel refuses to execute
 /// it (EPERM) when that capability is not in the bounding set, so it is left there; `restricted` allows it, and without
 /// privilege escalation the program does not gain it.
-pub fn hardened_with_bind_service() -> SecurityContext {
+pub(super) fn hardened_with_bind_service() -> SecurityContext {
     SecurityContext {
         capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: Some(vec!["NET_BIND_SERVICE".to_owned()]) }),
         ..hardened()

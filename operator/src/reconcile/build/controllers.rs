@@ -8,8 +8,8 @@ use crate::pki::PkiSecrets;
 use crate::reconcile::build::container::{Flags, Http, container, file, port, resources};
 use crate::reconcile::build::mounts;
 use crate::reconcile::build::mounts::{CONFIG, TOKEN};
-use crate::reconcile::build::pod::{Part, REVISION_HISTORY, REVISION_LABEL, hash_of, secret_hash, surge_one, template};
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use crate::reconcile::build::pod::{self, hash_of, secret_hash};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
@@ -36,8 +36,7 @@ const TOKEN_SECONDS: i64 = 3600;
 /// Controllers hand over nothing at their end.
 const GRACE_SECONDS: i64 = 10;
 
-pub fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &ConfigMap) -> Deployment {
-    let part = Part { component: component::CONTROLLERS, settings: &cluster.placement, revision_label: Some(REVISION_LABEL) };
+pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &ConfigMap) -> Deployment {
     let inside = PodSpec {
         service_account_name: Some(names::cloud_controller(&cluster.name)),
         init_containers: Some(vec![wait(cluster)]),
@@ -51,18 +50,7 @@ pub fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &Config
         (SCHEDULER, scheduler_hash(pki, config)),
         (CLOUD_CONTROLLER_MANAGER, cloud_controller_hash(pki)),
     ];
-    Deployment {
-        metadata: metadata::owned(cluster, names::controllers(&cluster.name)),
-        spec: DeploymentSpec {
-            replicas: Some(cluster.replicas),
-            selector: metadata::label_selector(cluster, component::CONTROLLERS),
-            strategy: Some(surge_one()),
-            revision_history_limit: Some(REVISION_HISTORY),
-            template: template(cluster, part, &hashes, inside),
-            ..DeploymentSpec::default()
-        },
-        ..Deployment::default()
-    }
+    pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside)
 }
 
 /// Holds the others back until the API has its roles: without them kube-controller-manager and kube-scheduler end at once,
@@ -101,10 +89,10 @@ fn controller_manager(cluster: &ValidatedCluster) -> Container {
 /// Its controllers are set up one after the other, each with a few requests, and upstream's 20 requests a second let that
 /// take five seconds: most of the time that a tenant takes to come up. What a tenant's apiserver can bear is kept by its
 /// own priority and fairness.
-pub const CONTROLLER_MANAGER_PRESETS: [(&str, &str); 2] = [("kube-api-burst", "300"), ("kube-api-qps", "150")];
+pub(super) const CONTROLLER_MANAGER_PRESETS: [(&str, &str); 2] = [("kube-api-burst", "300"), ("kube-api-qps", "150")];
 
 /// The program's flags.
-pub fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
+pub(super) fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
     let settings = &cluster.controller_manager;
     let kubeconfig = kubeconfig(keys::CONTROLLER_MANAGER);
     let mut flags = Flags::new([
@@ -150,7 +138,7 @@ fn scheduler(cluster: &ValidatedCluster) -> Container {
 }
 
 /// The program's flags. Leader election, profiling and the API's address stand in the file: `--config` overrides the flags.
-pub fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
+pub(super) fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
     let kubeconfig = kubeconfig(keys::SCHEDULER);
     Flags::new([
         ("authentication-kubeconfig", kubeconfig.clone()),
@@ -168,7 +156,7 @@ pub fn scheduler_flags(cluster: &ValidatedCluster) -> Flags {
 }
 
 /// The program's flags.
-pub fn cloud_controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
+pub(super) fn cloud_controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
     let settings = &cluster.cloud_controller_manager;
     Flags::new([
         ("controllers", settings.controllers.join(",")),
@@ -271,7 +259,7 @@ fn cloud_controller_hash(pki: &PkiSecrets) -> String {
 
 const SCHEDULER_FILE: &str = "scheduler.yaml";
 
-pub fn config(cluster: &ValidatedCluster) -> ConfigMap {
+pub(super) fn config(cluster: &ValidatedCluster) -> ConfigMap {
     let mut config = json!({
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
@@ -290,7 +278,7 @@ pub fn config(cluster: &ValidatedCluster) -> ConfigMap {
     }
 }
 
-pub fn service_account(cluster: &ValidatedCluster) -> ServiceAccount {
+pub(super) fn service_account(cluster: &ValidatedCluster) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata::owned(cluster, names::cloud_controller(&cluster.name)),
         automount_service_account_token: Some(false),

@@ -9,12 +9,12 @@ use crate::reconcile::build::pod::secret_hash;
 use k8s_openapi::api::core::v1::{Container, Volume};
 
 pub const NAME: &str = "etcd";
-pub const CLIENT_PORT: i32 = 2379;
-pub const PEER_PORT: i32 = 2380;
+pub(super) const CLIENT_PORT: i32 = 2379;
+pub(super) const PEER_PORT: i32 = 2380;
 /// Plain HTTP, for probes and metrics; shows nothing of the data.
-pub const METRICS_PORT: i32 = 2381;
+pub(super) const METRICS_PORT: i32 = 2381;
 
-pub const DATA_VOLUME: &str = "data";
+pub(super) const DATA_VOLUME: &str = "data";
 const CERTS_VOLUME: &str = "etcd-certs";
 /// Counts restores of the data. Cluster and member IDs are derived from URLs and this token, so a restored etcd must not
 /// have the token of the one it came from.
@@ -25,7 +25,7 @@ const EPOCH: u32 = 0;
 /// `initial-*` is read only when the volume is empty. A member whose volume was lost would then begin anew under its old
 /// name; with the one member that there is today that loses nothing that the volume had not lost already. Before there may
 /// be a second member, an empty directory must be told apart from a lost one.
-pub fn flags(cluster: &ValidatedCluster) -> Flags {
+pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
     let own = |role: &str, end: &str| file(CERTIFICATES, format!("$(POD_NAME).{role}.{end}"));
     let own_host = names::member_host(cluster, "$(POD_NAME)");
     let initial: Vec<String> = names::members(cluster)
@@ -68,7 +68,7 @@ pub fn flags(cluster: &ValidatedCluster) -> Flags {
 }
 
 /// Flags that a user may set otherwise.
-pub const PRESETS: [(&str, &str); 1] = [("snapshot-count", "10000")];
+pub(super) const PRESETS: [(&str, &str); 1] = [("snapshot-count", "10000")];
 
 /// Without the data. Data in memory counts as the pod's: a node that did not reserve it would run out of memory when it
 /// fills.
@@ -81,7 +81,7 @@ fn memory(cluster: &ValidatedCluster) -> String {
     }
 }
 
-pub fn container(cluster: &ValidatedCluster) -> Container {
+pub(super) fn container(cluster: &ValidatedCluster) -> Container {
     let http = |path, period, timeout, failures, initial_delay| Http {
         scheme: "HTTP",
         port: METRICS_PORT,
@@ -105,7 +105,7 @@ pub fn container(cluster: &ValidatedCluster) -> Container {
 }
 
 /// Certificates; the data's volume comes from the StatefulSet.
-pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
+pub(super) fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
     let mut items: Vec<String> = names::members(cluster)
         .iter()
         .flat_map(|member| [format!("{member}.server"), format!("{member}.peer")])
@@ -116,6 +116,6 @@ pub fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
 }
 
 /// What the program reads at its start only: its authorities (etcd#11555). Leaves are read at each handshake.
-pub fn start_hash(pki: &PkiSecrets) -> String {
+pub(super) fn start_hash(pki: &PkiSecrets) -> String {
     secret_hash(pki.etcd.data.as_ref(), &[keys::CA, keys::ETCD_PEER_CA])
 }

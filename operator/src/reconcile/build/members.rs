@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 /// etcd alone: its last words are a snapshot of the raft log, no clients to drain.
 const ETCD_GRACE_SECONDS: i64 = 30;
 
-pub fn members(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &Secret) -> StatefulSet {
+pub(super) fn members(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_files: &Secret) -> StatefulSet {
     let name = names::members_set(cluster);
     let component = match cluster.topology {
         Topology::External => component::ETCD,

@@ -8,7 +8,6 @@
 mod apiserver;
 mod container;
 mod controllers;
-mod disruption_budget;
 mod etcd;
 mod members;
 pub(crate) mod mounts;
@@ -35,7 +34,7 @@ pub mod containers {
 }
 
 /// The Service in front of the tenant's API, to be applied before everything else.
-pub fn service(cluster: &ValidatedCluster) -> Service {
+pub(crate) fn service(cluster: &ValidatedCluster) -> Service {
     services::api(cluster)
 }
 
@@ -45,7 +44,7 @@ pub enum Prepared {}
 
 /// Marks objects as the host's API returned them.
 #[derive(Clone, Copy, Debug)]
-pub enum Applied {}
+pub(crate) enum Applied {}
 
 /// Take it apart without `..`, so that a new object cannot be forgotten. An object that is `None` must not exist: if one of
 /// that name does and is ours, it is to be deleted (its name is in [`crate::model::names`]).
@@ -94,7 +93,7 @@ pub fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
         etcd_services: services::etcd(cluster),
         secrets: pki.secrets.clone(),
         network_policies: network_policy::network_policies(cluster),
-        disruption_budgets: disruption_budget::disruption_budgets(cluster),
+        disruption_budgets: pod::disruption_budgets(cluster),
         members: members::members(cluster, &pki.secrets, &apiserver_config),
         apiserver,
         controllers: controllers::controllers(cluster, &pki.secrets, &controllers_config),

@@ -6,19 +6,19 @@ use k8s_openapi::api::core::v1::{
 };
 
 /// Key pair of service-account tokens.
-pub const SERVICE_ACCOUNT: &str = "/etc/nestling/sa";
+pub(crate) const SERVICE_ACCOUNT: &str = "/etc/nestling/sa";
 /// Configuration files.
-pub const CONFIG: &str = "/etc/nestling/config";
+pub(crate) const CONFIG: &str = "/etc/nestling/config";
 /// etcd's volume.
-pub const DATA: &str = "/var/lib/etcd";
+pub(crate) const DATA: &str = "/var/lib/etcd";
 /// Projected token for the control API.
-pub const TOKEN: &str = "/var/run/secrets/nestling";
+pub(crate) const TOKEN: &str = "/var/run/secrets/nestling";
 
 /// Readable by the group that the pod's `fsGroup` names, and by nobody else.
-pub const SECRET_MODE: i32 = 0o440;
+pub(crate) const SECRET_MODE: i32 = 0o440;
 
 /// A volume with some keys of a Secret, so that a container sees nothing that it does not read.
-pub fn secret(volume: &str, name: String, keys: &[String]) -> Volume {
+pub(crate) fn secret(volume: &str, name: String, keys: &[String]) -> Volume {
     Volume {
         name: volume.to_owned(),
         secret: Some(SecretVolumeSource {
@@ -32,7 +32,7 @@ pub fn secret(volume: &str, name: String, keys: &[String]) -> Volume {
 }
 
 /// A volume with some keys of several Secrets in one directory.
-pub fn secrets<const N: usize>(volume: &str, sources: [(String, Vec<String>); N]) -> Volume {
+pub(crate) fn secrets<const N: usize>(volume: &str, sources: [(String, Vec<String>); N]) -> Volume {
     let projection = |(name, keys): (String, Vec<String>)| VolumeProjection {
         secret: Some(SecretProjection { name, items: Some(items(&keys)), optional: None }),
         ..VolumeProjection::default()
@@ -52,7 +52,7 @@ fn items(keys: &[String]) -> Vec<KeyToPath> {
     keys.iter().map(|key| KeyToPath { key: key.clone(), path: key.clone(), ..KeyToPath::default() }).collect()
 }
 
-pub fn config_map(volume: &str, name: String) -> Volume {
+pub(crate) fn config_map(volume: &str, name: String) -> Volume {
     Volume {
         name: volume.to_owned(),
         config_map: Some(ConfigMapVolumeSource { name, default_mode: Some(SECRET_MODE), ..ConfigMapVolumeSource::default() }),
@@ -60,21 +60,21 @@ pub fn config_map(volume: &str, name: String) -> Volume {
     }
 }
 
-pub fn mount(volume: &str, path: &str) -> VolumeMount {
+pub(crate) fn mount(volume: &str, path: &str) -> VolumeMount {
     VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), read_only: Some(true), ..VolumeMount::default() }
 }
 
-pub fn writable(volume: &str, path: &str) -> VolumeMount {
+pub(crate) fn writable(volume: &str, path: &str) -> VolumeMount {
     VolumeMount { name: volume.to_owned(), mount_path: path.to_owned(), ..VolumeMount::default() }
 }
 
 /// The keys of a pair, as items of a volume.
-pub fn pair_items(stem: &str) -> [String; 2] {
+pub(crate) fn pair_items(stem: &str) -> [String; 2] {
     [format!("{stem}.crt"), format!("{stem}.key")]
 }
 
 /// The items of one controller in `<vc>-controllers-certs`: its identity, its kubeconfig, the cluster CA, and `further`.
-pub fn controller_items(stem: &str, further: &[&str]) -> Vec<String> {
+pub(crate) fn controller_items(stem: &str, further: &[&str]) -> Vec<String> {
     let mut items = Vec::from(pair_items(stem));
     items.push(format!("{stem}.kubeconfig"));
     items.push(keys::CA.to_owned());

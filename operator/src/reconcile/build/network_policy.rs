@@ -27,7 +27,7 @@ const DNS_PORT: i32 = 53;
 /// RFC 1918, carrier-grade NAT, loopback and link-local with the clouds' metadata services.
 const PRIVATE: [&str; 6] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"];
 
-pub fn network_policies(cluster: &ValidatedCluster) -> Vec<NetworkPolicy> {
+pub(super) fn network_policies(cluster: &ValidatedCluster) -> Vec<NetworkPolicy> {
     let vc = cluster.name.as_str();
     let api = NetworkPolicyIngressRule { ports: Some(vec![tcp(apiserver::PORT)]), from: None };
     let etcd = NetworkPolicyIngressRule {
@@ -86,7 +86,7 @@ fn own_control_plane(cluster: &ValidatedCluster) -> NetworkPolicyPeer {
 }
 
 /// Every pod of the tenant's control plane, whichever the topology.
-pub fn control_plane_pods(cluster: &ValidatedCluster) -> LabelSelector {
+pub(super) fn control_plane_pods(cluster: &ValidatedCluster) -> LabelSelector {
     let parts = [component::CONTROL_PLANE, component::APISERVER, component::ETCD, component::CONTROLLERS];
     LabelSelector {
         match_labels: Some(metadata::strings([(labels::TENANT, cluster.uid.as_str())])),
@@ -99,11 +99,11 @@ pub fn control_plane_pods(cluster: &ValidatedCluster) -> LabelSelector {
 }
 
 /// Every pod of a namespace.
-pub fn in_namespace(name: &str) -> NetworkPolicyPeer {
+pub(super) fn in_namespace(name: &str) -> NetworkPolicyPeer {
     NetworkPolicyPeer { namespace_selector: Some(by_name(name)), ..NetworkPolicyPeer::default() }
 }
 
-pub fn by_name(name: &str) -> LabelSelector {
+pub(super) fn by_name(name: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(metadata::strings([(NAMESPACE_NAME, name)])), ..LabelSelector::default() }
 }
 

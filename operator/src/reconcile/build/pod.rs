@@ -1,25 +1,26 @@
 //! What all control-plane pods share: hardening, placement, the hash of what their programs read at start, the rollout of
-//! their Deployments.
+//! their Deployments, and how many may be evicted at once.
 
 use crate::model::metadata::component;
-use crate::model::{PlacementSettings, ValidatedCluster, metadata};
+use crate::model::{PlacementSettings, ValidatedCluster, metadata, names};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
     PodSpec, PodTemplateSpec, SeccompProfile, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nestling_crds::names::hash65;
-use nestling_crds::v1alpha1::ZoneSpread;
+use nestling_crds::v1alpha1::{Topology, ZoneSpread};
 use std::collections::BTreeMap;
 
 /// What a container is called in the pod's annotations, and the hash over what it reads at its start.
-pub type ConfigHashes<'a> = &'a [(&'a str, String)];
+pub(super) type ConfigHashes<'a> = &'a [(&'a str, String)];
 
 /// A pod of `part` with `inside` (containers, volumes, grace period) in the common frame.
-pub fn template(cluster: &ValidatedCluster, part: Part<'_>, hashes: ConfigHashes<'_>, inside: PodSpec) -> PodTemplateSpec {
+pub(super) fn template(cluster: &ValidatedCluster, part: Part<'_>, hashes: ConfigHashes<'_>, inside: PodSpec) -> PodTemplateSpec {
     let annotations = hashes.iter().map(|(name, hash)| (hash_annotation(name), hash.clone())).collect();
     let placed = place(cluster, part);
     PodTemplateSpec {
@@ -47,7 +48,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A workload, as far as its pods' places are concerned.
 #[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
+pub(super) struct Part<'a> {
     pub component: &'static str,
     pub settings: &'a PlacementSettings,
     /// Label that tells one revision's pods from another's, where a new pod comes before the old one goes; without it the
@@ -140,11 +141,11 @@ fn hash_annotation(component: &str) -> String {
 }
 
 /// Hash over some values of a Secret. A key that is missing differs from one that is empty.
-pub fn secret_hash(data: Option<&BTreeMap<String, ByteString>>, keys: &[&str]) -> String {
+pub(super) fn secret_hash(data: Option<&BTreeMap<String, ByteString>>, keys: &[&str]) -> String {
     hash_of(keys.iter().map(|key| (*key, data.and_then(|data| data.get(*key)).map(|value| String::from_utf8_lossy(&value.0).into_owned()))))
 }
 
-pub fn hash_of<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+pub(super) fn hash_of<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
     let mut parts = vec![HASH_SCHEME.to_owned()];
     for (name, value) in values {
         parts.push(name.to_owned());
@@ -156,16 +157,59 @@ pub fn hash_of<'a>(values: impl IntoIterator<Item = (&'a str, Option<String>)>) 
 }
 
 /// Label by which a Deployment tells its revisions apart.
-pub const REVISION_LABEL: &str = "pod-template-hash";
+const REVISION_LABEL: &str = "pod-template-hash";
 
-/// The operator writes every revision itself; going back is a change of the `VirtualCluster`.
-pub const REVISION_HISTORY: i32 = 1;
+/// Older revisions that a Deployment keeps: the operator writes every revision itself; going back is a change of the
+/// `VirtualCluster`.
+const REVISION_HISTORY: i32 = 1;
 
-/// A new pod first, then one old pod goes.
-pub fn surge_one() -> DeploymentStrategy {
-    DeploymentStrategy {
-        type_: Some("RollingUpdate".to_owned()),
-        rolling_update: Some(RollingUpdateDeployment { max_surge: Some(IntOrString::Int(1)), max_unavailable: Some(IntOrString::Int(0)) }),
+/// A Deployment of `inside`. A new pod first, then one old pod goes.
+pub(super) fn deployment(
+    cluster: &ValidatedCluster,
+    name: String,
+    component: &'static str,
+    hashes: ConfigHashes<'_>,
+    inside: PodSpec,
+) -> Deployment {
+    let part = Part { component, settings: &cluster.placement, revision_label: Some(REVISION_LABEL) };
+    let one_by_one = RollingUpdateDeployment { max_surge: Some(IntOrString::Int(1)), max_unavailable: Some(IntOrString::Int(0)) };
+    Deployment {
+        metadata: metadata::owned(cluster, name),
+        spec: DeploymentSpec {
+            replicas: Some(cluster.replicas),
+            selector: metadata::label_selector(cluster, component),
+            strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".to_owned()), rolling_update: Some(one_by_one) }),
+            revision_history_limit: Some(REVISION_HISTORY),
+            template: template(cluster, part, hashes, inside),
+            ..DeploymentSpec::default()
+        },
+        ..Deployment::default()
+    }
+}
+
+/// `PodDisruptionBudgets`, one for each component, named after its workload.
+pub(super) fn disruption_budgets(cluster: &ValidatedCluster) -> Vec<PodDisruptionBudget> {
+    let vc = cluster.name.as_str();
+    let mut parts = vec![(names::controllers(vc), component::CONTROLLERS)];
+    match cluster.topology {
+        Topology::External => parts.extend([(names::etcd(vc), component::ETCD), (names::apiserver(vc), component::APISERVER)]),
+        Topology::Stacked | Topology::SingleNode => parts.push((names::control_plane(vc), component::CONTROL_PLANE)),
+    }
+    parts.into_iter().map(|(name, component)| budget(cluster, name, component)).collect()
+}
+
+/// One pod at a time keeps the quorum of three and of five members. A single pod may be evicted: a budget that forbids it
+/// would hold up every drain of its node for ever. A pod that is not ready protects nothing and never holds up a drain.
+fn budget(cluster: &ValidatedCluster, name: String, component: &str) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: metadata::owned(cluster, name),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(metadata::label_selector(cluster, component)),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
     }
 }
 

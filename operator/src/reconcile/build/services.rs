@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nestling_crds::v1alpha1::{ExposeType, Topology};
 
-pub fn api(cluster: &ValidatedCluster) -> Service {
+pub(super) fn api(cluster: &ValidatedCluster) -> Service {
     let (component, lone_pod) = match cluster.topology {
         Topology::External => (component::APISERVER, false),
         Topology::Stacked | Topology::SingleNode => (component::CONTROL_PLANE, cluster.replicas == 1),
@@ -36,7 +36,7 @@ pub fn api(cluster: &ValidatedCluster) -> Service {
     }
 }
 
-pub fn etcd(cluster: &ValidatedCluster) -> Vec<Service> {
+pub(super) fn etcd(cluster: &ValidatedCluster) -> Vec<Service> {
     let mut services = vec![peers(cluster)];
     if cluster.topology == Topology::External {
         services.push(clients(cluster));

@@ -15,7 +15,7 @@ use nestling_crds::v1alpha1::PodSecurity;
 /// Label read by the `PodSecurity` admission of the host.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
-pub fn namespace(cluster: &ValidatedCluster) -> Namespace {
+pub(super) fn namespace(cluster: &ValidatedCluster) -> Namespace {
     let level = match cluster.pod_security {
         PodSecurity::Privileged => "privileged",
         PodSecurity::Baseline => "baseline",
@@ -33,7 +33,7 @@ pub fn namespace(cluster: &ValidatedCluster) -> Namespace {
     }
 }
 
-pub fn role_binding(cluster: &ValidatedCluster) -> RoleBinding {
+pub(super) fn role_binding(cluster: &ValidatedCluster) -> RoleBinding {
     RoleBinding {
         metadata: metadata::in_workload_namespace(cluster, names::AGENT),
         role_ref: RoleRef {
@@ -50,7 +50,7 @@ pub fn role_binding(cluster: &ValidatedCluster) -> RoleBinding {
     }
 }
 
-pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
+pub(super) fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
     let own = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
     let control_plane = NetworkPolicyPeer {
         namespace_selector: Some(by_name(&cluster.namespace)),
@@ -68,7 +68,7 @@ pub fn network_policy(cluster: &ValidatedCluster) -> Option<NetworkPolicy> {
     })
 }
 
-pub fn quota(cluster: &ValidatedCluster) -> Option<ResourceQuota> {
+pub(super) fn quota(cluster: &ValidatedCluster) -> Option<ResourceQuota> {
     (!cluster.quota.is_empty()).then(|| ResourceQuota {
         metadata: metadata::in_workload_namespace(cluster, names::WORKLOAD),
         spec: Some(ResourceQuotaSpec { hard: Some(cluster.quota.clone()), ..ResourceQuotaSpec::default() }),

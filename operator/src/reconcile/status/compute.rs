@@ -20,7 +20,12 @@ const NEEDED: [&str; 5] = [
 ];
 
 /// The status after this outcome. Fields that an outcome has no bearing on stay as they were.
-pub fn compute(previous: &VirtualClusterStatus, generation: Option<i64>, outcome: &Outcome<'_>, now: Timestamp) -> VirtualClusterStatus {
+pub(crate) fn compute(
+    previous: &VirtualClusterStatus,
+    generation: Option<i64>,
+    outcome: &Outcome<'_>,
+    now: Timestamp,
+) -> VirtualClusterStatus {
     let mut status = VirtualClusterStatus { observed_generation: generation, ..previous.clone() };
     let mut changes: Vec<(&str, ConditionState)> = Vec::new();
     match outcome {

@@ -4,8 +4,8 @@
 mod compute;
 mod progress;
 
-pub use compute::compute;
-pub use progress::{Outcome, Progress};
+pub(crate) use compute::compute;
+pub(crate) use progress::{Outcome, Progress};
 
 use crate::model::ValidatedCluster;
 use crate::reconcile::error::Error;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// What a reconcile came to.
 #[derive(Debug)]
-pub enum Outcome<'a> {
+pub(crate) enum Outcome<'a> {
     /// Everything is applied, and running or starting.
     Built(&'a Progress),
     Failed(&'a Error),
@@ -28,7 +28,7 @@ pub enum Outcome<'a> {
 
 /// A cluster that is set up on the host.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     pub cluster: ValidatedCluster,
     pub host: OnHost,
     /// Its control-plane pods.
@@ -42,7 +42,7 @@ pub struct Progress {
 
 /// Replicas of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replicas {
+pub(crate) struct Replicas {
     pub wanted: i32,
     pub existing: i32,
     pub ready: i32,
@@ -52,7 +52,7 @@ pub struct Replicas {
 }
 
 impl Replicas {
-    pub fn is_rolled_out(&self) -> bool {
+    pub(crate) fn is_rolled_out(&self) -> bool {
         self.observed && self.updated == self.wanted && self.ready == self.wanted && self.existing == self.wanted
     }
 }
@@ -97,7 +97,7 @@ impl Progress {
     }
 
     /// Pods and replicas of kube-apiserver.
-    pub fn api_server(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
+    pub(crate) fn api_server(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
         let resources = &self.host.resources;
         match &resources.apiserver {
             Some(deployment) => (self.pods_of(component::APISERVER), deployment.into(), failure(deployment)),
@@ -105,7 +105,7 @@ impl Progress {
         }
     }
 
-    pub fn controllers(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
+    pub(crate) fn controllers(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
         let deployment = &self.host.resources.controllers;
         (self.pods_of(component::CONTROLLERS), deployment.into(), failure(deployment))
     }
@@ -115,14 +115,14 @@ impl Progress {
         self.pods_of(component)
     }
 
-    pub fn members(&self) -> Vec<EtcdMember> {
+    pub(crate) fn members(&self) -> Vec<EtcdMember> {
         let mut members: Vec<_> =
             self.member_pods().iter().map(|pod| EtcdMember { name: pod.name_any(), ready: member_serves(pod) }).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }
 
-    pub fn etcd(&self) -> ConditionState {
+    pub(crate) fn etcd(&self) -> ConditionState {
         let (pods, wanted) = (self.member_pods(), self.cluster.members);
         let ready = count(pods.iter().filter(|pod| member_serves(pod)));
         // A quorum serves.
@@ -132,7 +132,7 @@ impl Progress {
         not_ready(&pods, None)
     }
 
-    pub fn components(&self) -> Vec<ComponentStatus> {
+    pub(crate) fn components(&self) -> Vec<ComponentStatus> {
         let version = self.cluster.version.to_string();
         let etcd_version = self.cluster.images.etcd.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default();
         let (_, api_server, _) = self.api_server();
@@ -162,7 +162,7 @@ impl Progress {
 }
 
 /// Enough replicas of a part that is no quorum: one.
-pub fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Option<String>)) -> ConditionState {
+pub(super) fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Option<String>)) -> ConditionState {
     // Counted on the pods themselves: the status of their owner is later.
     let ready = count(pods.iter().filter(|pod| is_ready(pod)));
     if ready > 0 {
@@ -177,6 +177,6 @@ fn member_serves(pod: &Pod) -> bool {
     containers(pod).any(|container| container.name == names::ETCD && container.ready)
 }
 
-pub fn count<T>(items: impl Iterator<Item = T>) -> i32 {
+pub(super) fn count<T>(items: impl Iterator<Item = T>) -> i32 {
     i32::try_from(items.count()).unwrap_or(i32::MAX)
 }

@@ -12,8 +12,8 @@ mod etcd;
 mod network;
 mod problems;
 
-pub use network::{DNS_INDEX, nth, overlap};
-pub use problems::Invalid;
+pub(crate) use network::{DNS_INDEX, nth};
+pub(crate) use problems::Invalid;
 
 use super::dereference::Dereferenced;
 use crate::config::OperatorConfig;

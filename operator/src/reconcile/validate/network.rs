@@ -15,7 +15,7 @@ use thiserror::Error;
 
 const FIELD: &str = "spec.network.serviceCIDR";
 /// Position of `kube-dns` in the range, as kubeadm has it.
-pub const DNS_INDEX: u32 = 10;
+pub(crate) const DNS_INDEX: u32 = 10;
 /// kube-apiserver takes 20 host bits at most (`validateMaxCIDRRange`); DNS is the tenth address.
 const PREFIXES: std::ops::RangeInclusive<u8> = 12..=28;
 
@@ -29,7 +29,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     /// `accepted` is the range in force. It stays, even if the host has grown into it since: Services have addresses in it.
-    pub fn find(
+    pub(super) fn find(
         network: &Network,
         accepted: Option<&str>,
         tenant: &TenantUid,
@@ -49,8 +49,8 @@ impl Addresses {
         };
         Some(Self {
             service_cidr: IpNet::V4(range),
-            kubernetes: nth(&range, 1)?,
-            dns: nth(&range, DNS_INDEX)?,
+            kubernetes: nth(range, 1)?,
+            dns: nth(range, DNS_INDEX)?,
             cluster_domain: cluster_domain.clone(),
         })
     }
@@ -92,7 +92,7 @@ fn allocated(tenant: &TenantUid, reads: &Dereferenced, config: &OperatorConfig, 
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum AllocateError {
+pub(super) enum AllocateError {
     #[error("the operator's pool {pool} has no free /{prefix}")]
     Exhausted { pool: IpNet, prefix: u8 },
     #[error("the operator's pool {pool} cannot be cut into ranges of /{prefix}")]
@@ -101,7 +101,7 @@ pub enum AllocateError {
 
 /// A range of the pool that overlaps none of `avoid`. Where the search begins depends on the tenant alone, so the answer is
 /// stable as long as its surroundings are, and two tenants that are created together seldom meet.
-pub fn allocate(pool: IpNet, prefix: u8, tenant: &TenantUid, avoid: &[IpNet]) -> Result<Ipv4Net, AllocateError> {
+pub(super) fn allocate(pool: IpNet, prefix: u8, tenant: &TenantUid, avoid: &[IpNet]) -> Result<Ipv4Net, AllocateError> {
     let refused = AllocateError::Pool { pool, prefix };
     let IpNet::V4(v4) = pool else { return Err(refused) };
     if !(v4.prefix_len()..=28).contains(&prefix) {
@@ -120,12 +120,12 @@ pub fn allocate(pool: IpNet, prefix: u8, tenant: &TenantUid, avoid: &[IpNet]) ->
 }
 
 /// Whether two ranges share an address.
-pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
 /// The address `index` after the range's network address, if it is in the range.
-pub fn nth(range: &Ipv4Net, index: u32) -> Option<IpAddr> {
+pub(crate) fn nth(range: Ipv4Net, index: u32) -> Option<IpAddr> {
     let address = Ipv4Addr::from(u32::from(range.network()).checked_add(index)?);
     range.contains(&address).then_some(IpAddr::V4(address))
 }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn addresses_count_from_the_network_address() {
         let range: Ipv4Net = "10.128.16.0/28".parse().unwrap();
-        assert_eq!(nth(&range, DNS_INDEX), Some("10.128.16.10".parse().unwrap()));
-        assert_eq!(nth(&range, 16), None);
+        assert_eq!(nth(range, DNS_INDEX), Some("10.128.16.10".parse().unwrap()));
+        assert_eq!(nth(range, 16), None);
     }
 }

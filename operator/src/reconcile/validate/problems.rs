@@ -27,24 +27,24 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    pub fn new(refusals: Vec<Refusal>) -> Self {
+    pub(super) fn new(refusals: Vec<Refusal>) -> Self {
         let refused = refusals.iter().map(|refusal| refusal.field.clone()).collect();
         let all = refusals.into_iter().map(|Refusal { field, message }| Invalid { field, message }).collect();
         Self { all, refused }
     }
 
-    pub fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(super) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         let field = field.into();
         if !self.refused.contains(&field) {
             self.all.push(Invalid { field, message: message.into() });
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    pub fn into_inner(self) -> Vec<Invalid> {
+    pub(super) fn into_inner(self) -> Vec<Invalid> {
         self.all
     }
 }

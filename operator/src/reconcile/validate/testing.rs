@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub const UID: &str = "6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11";
+pub(crate) const UID: &str = "6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11";
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     "2026-11-23T07:00:00Z".parse().unwrap()
 }
 
-pub fn vc(spec: &Value) -> VirtualCluster {
+pub(crate) fn vc(spec: &Value) -> VirtualCluster {
     let object = json!({
         "apiVersion": "nestling.dev/v1alpha1",
         "kind": "VirtualCluster",
@@ -29,11 +29,11 @@ pub fn vc(spec: &Value) -> VirtualCluster {
     serde_json::from_value(object).unwrap()
 }
 
-pub fn config() -> OperatorConfig {
+pub(crate) fn config() -> OperatorConfig {
     OperatorConfig::parse_from(["nestling-operator", "--identity=test"])
 }
 
-pub fn reads() -> Dereferenced {
+pub(crate) fn reads() -> Dereferenced {
     let nodes = [("node-1", "ssd"), ("node-2", "ssd"), ("node-3", "hdd")];
     Dereferenced {
         host_ranges: ["10.96.0.0/16", "10.244.1.0/24", "172.30.0.1/32"].map(|range| range.parse().unwrap()).to_vec(),
@@ -47,10 +47,10 @@ pub fn reads() -> Dereferenced {
     }
 }
 
-pub fn check(spec: &Value) -> Result<ValidatedCluster, Vec<Invalid>> {
+pub(crate) fn check(spec: &Value) -> Result<ValidatedCluster, Vec<Invalid>> {
     validate(&vc(spec), &reads(), &config())
 }
 
-pub fn cluster(spec: &Value) -> ValidatedCluster {
+pub(crate) fn cluster(spec: &Value) -> ValidatedCluster {
     check(spec).unwrap()
 }

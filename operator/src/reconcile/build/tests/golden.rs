@@ -1,4 +1,5 @@
-//! Every object as YAML. Keys, certificates and hashes over them differ from run to run and are replaced.
+//! Every object of a stacked cluster as YAML, and of others what differs from it. Keys, certificates and hashes over them
+//! differ from run to run and are replaced.
 
 use super::{Resources, build, live};
 use crate::pki::PkiSecrets;
@@ -8,9 +9,19 @@ use base64::engine::general_purpose::STANDARD;
 use rstest::rstest;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use similar::TextDiff;
+use std::collections::{BTreeMap, BTreeSet};
+
+const STACKED: &str = r#"{"version": "v1.37.2"}"#;
+
+#[test]
+fn stacked() {
+    insta::with_settings!({snapshot_path => "../snapshots", prepend_module_to_snapshot => false}, {
+        insta::assert_snapshot!("stacked", objects(&serde_json::from_str(STACKED).unwrap()).into_values().collect::<Vec<_>>().join("---\n"));
+    });
+}
 
 #[rstest]
-#[case("stacked", json!({"version": "v1.37.2"}))]
 #[case("single_node", json!({"version": "v1.37.2", "topology": "SingleNode", "etcd": {"storage": {"medium": "Memory"}}, "isolation": {"networkPolicy": false}}))]
 #[case("external", json!({
     "version": "v1.36.3",
@@ -35,14 +46,42 @@ use serde_json::{Map, Value, json};
     "expose": {"type": "LoadBalancer", "hostname": "api.example.com", "annotations": {"balancer": "internal"}},
     "isolation": {"podSecurity": "restricted", "quota": {"pods": "100"}},
 }))]
-fn all_objects(#[case] name: &str, #[case] spec: Value) {
-    let cluster = cluster(&spec);
-    let mut objects = vec![value(&live(&cluster))];
-    objects.extend(values(build(&cluster)));
-    let text = objects.into_iter().map(|object| yaml(&redacted(object))).collect::<Vec<_>>().join("---\n");
+fn others_as_they_differ_from_stacked(#[case] name: &str, #[case] spec: Value) {
+    let (stacked, other) = (objects(&serde_json::from_str(STACKED).unwrap()), objects(&spec));
+    let names: BTreeSet<&String> = stacked.keys().chain(other.keys()).collect();
+    let text: String = names.into_iter().map(|name| difference(name, stacked.get(name), other.get(name))).collect();
     insta::with_settings!({snapshot_path => "../snapshots", prepend_module_to_snapshot => false}, {
         insta::assert_snapshot!(name, text);
     });
+}
+
+/// The lines of one object that differ, with two lines around them.
+fn difference(name: &str, before: Option<&String>, after: Option<&String>) -> String {
+    let (before, after) = match (before, after) {
+        (before, after) if before == after => return String::new(),
+        (Some(_), None) => return format!("=== {name}: none\n"),
+        (before, after) => (before.map(String::as_str).unwrap_or_default(), after.map(String::as_str).unwrap_or_default()),
+    };
+    let mut text = format!("=== {name}\n");
+    let lines = TextDiff::from_lines(before, after);
+    for (index, group) in lines.grouped_ops(2).iter().enumerate() {
+        if index > 0 {
+            text.push_str("...\n");
+        }
+        for change in group.iter().flat_map(|op| lines.iter_changes(op)) {
+            text.push_str(&format!("{}{}", change.tag(), change.value()));
+        }
+    }
+    text
+}
+
+/// Every object of a cluster as YAML, by kind and name.
+fn objects(spec: &Value) -> BTreeMap<String, String> {
+    let cluster = cluster(spec);
+    let mut objects = vec![value(&live(&cluster))];
+    objects.extend(values(build(&cluster)));
+    let name = |object: &Value| format!("{} {}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap());
+    objects.into_iter().map(|object| (name(&object), yaml(&redacted(object)))).collect()
 }
 
 fn yaml(object: &Value) -> String {
