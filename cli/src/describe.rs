@@ -7,8 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
 use kube::ResourceExt;
-use nestling_crds::v1alpha1::{Expose, Topology, VirtualCluster, VirtualClusterSpec, VirtualClusterStatus};
-use std::collections::BTreeMap;
+use nestling_crds::v1alpha1::{Expose, NodeSelector, Topology, VirtualCluster, VirtualClusterSpec, VirtualClusterStatus};
 
 const NONE: &str = "<none>";
 
@@ -53,7 +52,10 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         network,
         expose,
         nodes,
+        addons,
+        images: _,
         isolation,
+        kubeconfig: _,
         paused,
         hibernate,
         deletion_policy,
@@ -79,7 +81,8 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         ("Kubeconfig", kubeconfig.unwrap_or_else(|| NONE.to_owned())),
         ("Nodes", format!("{} ready of {}, on host nodes with {}", status.nodes.ready, status.nodes.total, labels(&nodes.selector))),
         ("Workload Namespace", status.workload_namespace.clone().unwrap_or_else(|| NONE.to_owned())),
-        ("Service CIDR", status.service_cidr.clone().or_else(|| network.service_cidr.clone()).unwrap_or_else(|| NONE.to_owned())),
+        ("Service CIDRs", first_of([&status.service_cidrs, &network.service_cidrs])),
+        ("CoreDNS", format!("{:?}", addons.core_dns.mode)),
         ("Cluster Domain", network.cluster_domain.clone()),
         ("Pod Security", format!("{:?}", isolation.pod_security).to_lowercase()),
         ("Network Policy", isolation.network_policy.to_string()),
@@ -111,11 +114,13 @@ fn version_text(running: Option<&str>, asked: Option<&str>) -> String {
     }
 }
 
-fn labels(selector: &BTreeMap<String, String>) -> String {
-    if selector.is_empty() {
-        return "any labels".to_owned();
-    }
-    selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+fn labels(selector: &NodeSelector) -> String {
+    if selector.is_empty() { "any labels".to_owned() } else { selector.to_string() }
+}
+
+/// The first list that is not empty.
+fn first_of(lists: [&Vec<String>; 2]) -> String {
+    lists.into_iter().find(|list| !list.is_empty()).map_or_else(|| NONE.to_owned(), |list| list.join(", "))
 }
 
 fn conditions(status: &VirtualClusterStatus, now: Timestamp) -> Vec<Vec<String>> {
@@ -179,7 +184,7 @@ mod tests {
     fn a_running_cluster() {
         let status = json!({
             "phase": "Ready", "version": "v1.37.2", "endpoint": "https://10.96.3.7:443", "workloadNamespace": "team-a-dev-abc",
-            "serviceCIDR": "10.128.0.0/20", "kubeconfigRef": {"name": "dev-admin-kubeconfig", "key": "kubeconfig"}, "nodes": {"ready": 3, "total": 3},
+            "serviceCIDRs": ["10.128.0.0/20"], "kubeconfigRef": {"name": "dev-admin-kubeconfig", "key": "kubeconfig"}, "nodes": {"ready": 3, "total": 3},
             "conditions": [
                 {"type": "EtcdReady", "status": "True", "reason": "Ready", "message": "1 of 1 members", "lastTransitionTime": "2026-11-23T06:00:03Z"},
                 {"type": "Ready", "status": "True", "reason": "Ready", "message": "", "lastTransitionTime": "2026-11-23T06:00:06Z"},
@@ -197,7 +202,7 @@ mod tests {
         }];
         let now = "2026-11-23T06:05:00Z".parse().unwrap();
         insta::assert_snapshot!(describe(
-            &cluster(&json!({"version": "v1.37", "nodes": {"selector": {"pool": "a"}}}), &status),
+            &cluster(&json!({"version": "v1.37", "nodes": {"selector": {"matchLabels": {"pool": "a"}}}}), &status),
             Ok(&events),
             now
         ));

@@ -69,7 +69,7 @@ pub const API_SERVER: &[ManagedFlags] = &[
         ],
         instead: SERVING,
     },
-    ManagedFlags { flags: &["service-cluster-ip-range"], instead: "use spec.network.serviceCIDR" },
+    ManagedFlags { flags: &["service-cluster-ip-range"], instead: "use spec.network.serviceCIDRs" },
     ManagedFlags { flags: &["service-node-port-range"], instead: "use spec.network.nodePorts" },
     ManagedFlags {
         flags: &[
@@ -189,7 +189,7 @@ pub const CONTROLLER_MANAGER: &[ManagedFlags] = &[
     ManagedFlags { flags: ENDPOINT_PKI_FLAGS, instead: PKI },
     ManagedFlags { flags: LEADER_FLAGS, instead: LEADER },
     ManagedFlags { flags: &["enable-leader-migration", "leader-migration-config"], instead: LEADER },
-    ManagedFlags { flags: &["service-cluster-ip-range"], instead: "use spec.network.serviceCIDR" },
+    ManagedFlags { flags: &["service-cluster-ip-range"], instead: "use spec.network.serviceCIDRs" },
     ManagedFlags {
         flags: &["allocate-node-cidrs", "cidr-allocator-type", "cluster-cidr", "node-cidr-mask-size", "configure-cloud-routes"],
         instead: "pods get their addresses from the host's network",
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_managed_flag_names_its_field() {
-        assert_eq!(refusal(API_SERVER, "service-cluster-ip-range"), Some("use spec.network.serviceCIDR"));
+        assert_eq!(refusal(API_SERVER, "service-cluster-ip-range"), Some("use spec.network.serviceCIDRs"));
         assert_eq!(refusal(API_SERVER, "authorization_mode"), Some("use spec.controlPlane.apiServer.authorization"));
         assert_eq!(refusal(API_SERVER, "event-ttl"), None);
     }

@@ -25,6 +25,7 @@ pub(crate) fn tenant_spec() -> TenantSpec {
         cluster_domain: "cluster.local".into(),
         version: "v1.37.2".into(),
         capacity: BTreeMap::new(),
+        node_labels: BTreeMap::new(),
         draining: false,
     }
 }

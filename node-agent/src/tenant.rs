@@ -37,6 +37,8 @@ pub struct TenantSpec {
     /// Caps on what the tenant sees of the node, as Kubernetes quantities.
     pub capacity: BTreeMap<String, String>,
     pub draining: bool,
+    /// Labels of the Node beside those that every Node has.
+    pub node_labels: BTreeMap<String, String>,
 }
 
 /// A tenant as its tasks and the kubelet API see it.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlPlane {
     /// Replicas of each control-plane part. Odd with topology `Stacked`, 1 with `SingleNode`. More than 1 is not supported yet.
+    /// Default: 1.
     #[schemars(range(min = 0, max = 9), extend("x-kubernetes-validations" = rules::replicas()))]
     pub replicas: i32,
     /// kube-apiserver.
@@ -28,6 +29,8 @@ pub struct ControlPlane {
     pub feature_gates: BTreeMap<String, bool>,
     /// Where the control plane's pods are scheduled on the host.
     pub placement: Placement,
+    /// Metadata of the control plane's pods.
+    pub pod_template: PodTemplate,
 }
 
 impl Default for ControlPlane {
@@ -40,6 +43,7 @@ impl Default for ControlPlane {
             cloud_controller_manager: CloudControllerManager::default(),
             feature_gates: BTreeMap::new(),
             placement: Placement::default(),
+            pod_template: PodTemplate::default(),
         }
     }
 }
@@ -52,43 +56,75 @@ pub struct ApiServer {
     /// manages are refused with the field that controls them. Default: none.
     #[schemars(length(max = 64), transform = rules::api_server_args)]
     pub extra_args: Vec<ExtraArg>,
-    /// Requests and limits of the container. A CPU limit slows the start of the cluster.
+    /// Requests and limits of the container, e.g. `{requests: {memory: 1Gi}}`. A CPU limit slows the start of the cluster. Default:
+    /// requests of 50m CPU and 256Mi memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Further DNS names and IP addresses in the serving certificate.
+    /// Further DNS names and IP addresses in the serving certificate, e.g. `[api.example.com, 192.0.2.7]`. Default: none.
     #[serde(rename = "certSANs")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 253)), extend("x-kubernetes-validations" = rules::cert_sans()))]
     pub cert_sans: Vec<String>,
-    /// `AuthenticationConfiguration` (apiserver.config.k8s.io), e.g. OIDC issuers.
+    /// `AuthenticationConfiguration` (apiserver.config.k8s.io), e.g. `{jwt: [...]}` for OIDC. Default: health checks are
+    /// anonymous, everything else needs a certificate or a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Raw>,
     /// `AuthorizationConfiguration` (apiserver.config.k8s.io). Not supported yet: Node and RBAC are always on.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = rules::authorization()))]
     pub authorization: Option<Raw>,
-    /// Audit `Policy` (audit.k8s.io).
+    /// Audit `Policy` (audit.k8s.io), e.g. `{rules: [{level: Metadata}]}`; events go to the container's log. Default: no audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<Raw>,
-    /// `EncryptionConfiguration` (apiserver.config.k8s.io).
+    /// Encryption of resources in etcd. Default: none beyond that of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub encryption: Option<Raw>,
-    /// `AdmissionConfiguration` (apiserver.config.k8s.io).
+    #[schemars(extend("x-kubernetes-validations" = rules::encryption()))]
+    pub encryption: Option<Encryption>,
+    /// `AdmissionConfiguration` (apiserver.config.k8s.io), whose plugins are configured in place, not by files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<Raw>,
+}
+
+/// Encryption of resources in etcd.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Encryption {
+    /// Secret in the cluster's namespace with the `EncryptionConfiguration` (apiserver.config.k8s.io), e.g. `{name: dev-encryption}`. The
+    /// operator copies it to where kube-apiserver reads it; a change is noticed within the operator's resync period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretKeyRef>,
+}
+
+/// A key of a Secret in the namespace of the `VirtualCluster`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct SecretKeyRef {
+    /// Name of the Secret, e.g. `dev-encryption`.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key inside the Secret. Default: `encryption.yaml`.
+    #[serde(default = "SecretKeyRef::encryption")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+impl SecretKeyRef {
+    fn encryption() -> String {
+        "encryption.yaml".into()
+    }
 }
 
 /// The tenant's kube-controller-manager.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ControllerManager {
-    /// Controllers to run, as kube-controller-manager's `--controllers`: `*`, `name`, `-name`.
+    /// Controllers to run, as kube-controller-manager's `--controllers`: `*`, `name`, `-name`, e.g.
+    /// `["*", "-cronjob-controller"]`. Default: `["*"]`.
     #[schemars(length(min = 1, max = 64), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::controllers()))]
     pub controllers: Vec<String>,
     /// Further flags of kube-controller-manager, in this order, e.g. `[{name: v, value: "4"}]`. Flags that the operator
     /// manages are refused with the field that controls them. Default: none.
     #[schemars(length(max = 64), transform = rules::controller_manager_args)]
     pub extra_args: Vec<ExtraArg>,
-    /// Requests and limits of the container.
+    /// Requests and limits of the container, e.g. `{requests: {memory: 128Mi}}`. Default: requests of 20m CPU and 64Mi memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
@@ -103,14 +139,15 @@ impl Default for ControllerManager {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Scheduler {
-    /// `profiles` of `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1).
+    /// `profiles` of `KubeSchedulerConfiguration` (kubescheduler.config.k8s.io/v1), e.g. `[{schedulerName: packing}]`. Default:
+    /// upstream's one profile.
     #[schemars(length(max = 16))]
     pub profiles: Vec<Raw>,
     /// Further flags of kube-scheduler, in this order, e.g. `[{name: v, value: "4"}]`. Flags that the operator
     /// manages are refused with the field that controls them. Default: none.
     #[schemars(length(max = 64), transform = rules::scheduler_args)]
     pub extra_args: Vec<ExtraArg>,
-    /// Requests and limits of the container.
+    /// Requests and limits of the container, e.g. `{requests: {memory: 128Mi}}`. Default: requests of 10m CPU and 48Mi memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 }
@@ -119,7 +156,7 @@ pub struct Scheduler {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CloudControllerManager {
-    /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`.
+    /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`. Default: `["*"]`.
     #[schemars(length(min = 1, max = 16), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::cloud_controllers()))]
     pub controllers: Vec<String>,
     /// Further flags of cloud-controller-manager, in this order, e.g. `[{name: log-format, value: json}]`. Flags that the
@@ -148,34 +185,46 @@ pub struct ExtraArg {
     pub value: String,
 }
 
-/// Where pods are scheduled on the host. Replicas are always spread over host nodes.
+/// Metadata of pods, beside the operator's own.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct PodTemplate {
+    /// Labels, e.g. `{cost-center: "42"}`. Default: none.
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = rules::bounded(63), "x-kubernetes-validations" = rules::pod_labels()))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations, e.g. `{sidecar.istio.io/inject: "false"}`. Default: none.
+    #[schemars(extend("maxProperties" = 32, "x-kubernetes-validations" = rules::pod_annotations()))]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Where pods are scheduled on the host.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Placement {
-    /// Labels that a host node must have.
+    /// Labels that a host node must have, e.g. `{pool: control}`. Default: none.
     #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of host nodes that the pods tolerate.
+    /// Taints of host nodes that the pods tolerate, e.g. `[{key: control, operator: Exists}]`. Default: none.
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// `PriorityClass` of the host.
+    /// `PriorityClass` of the host, e.g. `tenants`. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub priority_class_name: String,
-    /// Whether replicas go to different zones (label `topology.kubernetes.io/zone` of the host nodes).
-    pub zone_spread: ZoneSpread,
+    /// Whether replicas go to different host nodes. Default: `Preferred`.
+    pub host_spread: Spread,
+    /// Whether replicas go to different zones (label `topology.kubernetes.io/zone` of the host nodes). Default: `Preferred`.
+    pub zone_spread: Spread,
 }
 
-/// Spread over zones.
+/// Spread over host nodes or zones.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ZoneSpread {
-    /// A replica that finds no zone of its own stays pending.
+pub enum Spread {
+    /// A replica that finds no place of its own stays pending.
     Required,
-    /// A zone for each replica where there are enough.
+    /// A place for each replica where there are enough.
     #[default]
     Preferred,
-    /// Zones are ignored.
-    Off,
 }
 
 /// Configuration of an upstream program, passed on as it is: any JSON object.

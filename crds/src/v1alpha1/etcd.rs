@@ -16,8 +16,9 @@ pub struct Etcd {
     #[schemars(range(min = 1, max = 9), extend("x-kubernetes-validations" = rules::etcd_replicas()))]
     pub replicas: Option<i32>,
     /// An existing etcd to use instead of one that Nestling runs. Not supported yet.
-    #[schemars(length(max = 9), extend("x-kubernetes-validations" = rules::etcd_endpoints()))]
-    pub endpoints: Vec<EtcdEndpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = rules::etcd_external()))]
+    pub external: Option<EtcdExternal>,
     /// Where members keep their data.
     pub storage: EtcdStorage,
     /// Further flags of etcd, in this order, e.g. `[{name: log-level, value: warn}]`. Flags that the operator manages are refused
@@ -35,16 +36,16 @@ pub struct Etcd {
     pub backup: Backup,
 }
 
-/// One endpoint of an existing etcd.
+/// An existing etcd.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct EtcdEndpoint {
-    /// `https://host:2379`.
-    #[schemars(length(max = 512))]
-    pub url: String,
-    /// Secret in the cluster's namespace with `ca.crt`, `tls.crt` and `tls.key`.
+pub struct EtcdExternal {
+    /// URLs of its members, e.g. `[https://etcd-0.example:2379]`.
+    #[schemars(length(min = 1, max = 9), inner(length(max = 512)))]
+    pub endpoints: Vec<String>,
+    /// Secret in the cluster's namespace with `ca.crt`, `tls.crt` and `tls.key`, for all members.
     pub secret_ref: LocalSecretRef,
-    /// Key prefix of this tenant.
+    /// Key prefix of this tenant, e.g. `/team-a/dev`. Default: `/registry`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub prefix: String,

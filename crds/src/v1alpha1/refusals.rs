@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 /// A rule that an object breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Path of the field, `spec.network.serviceCIDR`; empty for a rule over the whole object.
+    /// Path of the field, `spec.network.serviceCIDRs`; empty for a rule over the whole object.
     pub field: String,
     /// For the person who wrote the object; reads on from the field.
     pub message: String,

@@ -50,11 +50,11 @@ pub(super) fn spec() -> Vec<Rule> {
         ),
         rule(
             "self.topology == 'External' || (size(self.etcd.placement.nodeSelector) == 0 && size(self.etcd.placement.tolerations) == 0 && \
-             !has(self.etcd.placement.priorityClassName) && self.etcd.placement.zoneSpread == 'Preferred')",
+             !has(self.etcd.placement.priorityClassName) && self.etcd.placement.hostSpread == 'Preferred' && \
+             self.etcd.placement.zoneSpread == 'Preferred')",
             "spec.etcd.placement is for topology External only; with the others etcd runs in the control-plane pods: use \
              spec.controlPlane.placement",
         ),
-        rule("self.topology == 'External' || size(self.etcd.endpoints) == 0", "spec.etcd.endpoints is for topology External only"),
     ]
 }
 
@@ -103,18 +103,139 @@ pub(super) fn version() -> Vec<Rule> {
     ]
 }
 
-/// `spec.network.serviceCIDR`. The range must have room for the `kubernetes` Service (.1) and DNS (.10); kube-apiserver takes
+/// Values of a map, whose length bounds the cost of rules over them.
+pub(super) fn bounded(length: usize) -> Value {
+    json!({"type": "string", "maxLength": length})
+}
+
+/// A field under its former name.
+pub(super) fn former(instead: &str) -> Vec<Rule> {
+    vec![forbidden("false", &format!("is the field's former name: {instead}"))]
+}
+
+/// `spec.network.serviceCIDRs`. A range must have room for the `kubernetes` Service (.1) and DNS (.10); kube-apiserver takes
 /// no more than 20 host bits.
-pub(super) fn service_cidr() -> Vec<Rule> {
+pub(super) fn service_cidrs() -> Vec<Rule> {
     vec![
-        rule("isCIDR(self)", "must be a CIDR such as 10.100.0.0/20"),
-        rule("!isCIDR(self) || cidr(self) == cidr(self).masked()", "must not have host bits set"),
+        rule("self.all(range, isCIDR(range))", "each must be a CIDR such as 10.100.0.0/20"),
+        rule("self.all(range, !isCIDR(range) || cidr(range) == cidr(range).masked())", "must not have host bits set"),
         rule(
-            "!isCIDR(self) || cidr(self).ip().family() != 4 || (cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 28)",
-            "must be between /12 and /28",
+            "self.all(range, !isCIDR(range) || cidr(range).ip().family() != 4 || \
+             (cidr(range).prefixLength() >= 12 && cidr(range).prefixLength() <= 28))",
+            "each must be between /12 and /28",
         ),
-        forbidden("!isCIDR(self) || cidr(self).ip().family() == 4", "IPv6 is not supported yet; use an IPv4 range"),
+        forbidden("self.all(range, !isCIDR(range) || cidr(range).ip().family() == 4)", "IPv6 is not supported yet; use an IPv4 range"),
+        forbidden("size(self) <= 1", "more than one range is not supported yet; use one"),
     ]
+}
+
+/// `spec.expose`, as Services have it.
+pub(super) fn expose() -> Vec<Rule> {
+    vec![
+        rule(
+            "self.type == 'LoadBalancer' || (size(self.sourceRanges) == 0 && !has(self.loadBalancerClass))",
+            "sourceRanges and loadBalancerClass are for type LoadBalancer only",
+        ),
+        forbidden(
+            "self.type != 'LoadBalancer' || oldSelf.type != 'LoadBalancer' || (has(self.loadBalancerClass) == has(oldSelf.loadBalancerClass) && \
+             (!has(self.loadBalancerClass) || self.loadBalancerClass == oldSelf.loadBalancerClass))",
+            "loadBalancerClass cannot be changed while the type is LoadBalancer; change the type to ClusterIP first",
+        ),
+    ]
+}
+
+/// `spec.expose.sourceRanges`.
+pub(super) fn source_ranges() -> Vec<Rule> {
+    vec![rule("self.all(range, isCIDR(range))", "each must be a CIDR such as 203.0.113.0/24")]
+}
+
+/// Labels that the tenant's Nodes may have: NodeRestriction keeps the prefixes of Kubernetes from nodes.
+pub(super) fn node_labels() -> Vec<Rule> {
+    let mut rules = metadata("kubernetes[.]io|k8s[.]io|nestling[.]dev", "kubernetes.io, k8s.io or nestling.dev");
+    rules.push(label_values());
+    rules
+}
+
+/// Labels of control-plane pods.
+pub(super) fn pod_labels() -> Vec<Rule> {
+    let mut rules = pod_annotations();
+    rules.push(label_values());
+    rules
+}
+
+/// Annotations of control-plane pods.
+pub(super) fn pod_annotations() -> Vec<Rule> {
+    metadata("app[.]kubernetes[.]io|nestling[.]dev", "app.kubernetes.io or nestling.dev")
+}
+
+fn metadata(reserved: &str, shown: &str) -> Vec<Rule> {
+    vec![
+        rule(
+            "self.all(key, key.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",
+            "each key must be that of a label, such as team or example.com/team",
+        ),
+        forbidden(
+            &format!("!self.exists(key, key.matches('^([^/]*[.])?({reserved})/'))"),
+            &format!("keys with the prefix {shown} are reserved; use a prefix of your own"),
+        ),
+    ]
+}
+
+fn label_values() -> Rule {
+    rule(
+        "self.all(key, self[key].matches('^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$'))",
+        "each value must be that of a label: at most 63 letters, digits, dashes, underscores and dots",
+    )
+}
+
+/// As upstream's label selectors.
+pub(super) fn match_expressions() -> Vec<Rule> {
+    vec![rule(
+        "self.all(one, (one.operator in ['In', 'NotIn']) == (size(one.values) > 0))",
+        "In and NotIn need values; Exists and DoesNotExist must not have any",
+    )]
+}
+
+/// `spec.images.registry`.
+pub(super) fn registry() -> Vec<Rule> {
+    vec![rule(
+        "self == '' || self.matches('^[A-Za-z0-9][-A-Za-z0-9.:]*(/[-a-z0-9._]+)*$')",
+        "must be a registry without a scheme, such as registry.example.com/kubernetes",
+    )]
+}
+
+/// Components with an image.
+pub(super) fn image_overrides() -> Vec<Rule> {
+    let names = "['kube-apiserver', 'kube-controller-manager', 'kube-scheduler', 'etcd', 'cloud-controller-manager', 'coredns']";
+    vec![rule(
+        &format!("self.all(name, name in {names})"),
+        "known components are kube-apiserver, kube-controller-manager, kube-scheduler, etcd, cloud-controller-manager and coredns",
+    )]
+}
+
+/// Servers for `CoreDNS` to forward to.
+pub(super) fn name_servers() -> Vec<Rule> {
+    vec![rule(
+        "self.all(server, isIP(server) || server.matches('^[0-9.]+:[0-9]{1,5}$') || server.matches('^\\\\[[0-9a-fA-F:.]+\\\\]:[0-9]{1,5}$'))",
+        "each must be an IP address, with a port if it is not 53: 10.0.0.53 or 10.0.0.53:5353",
+    )]
+}
+
+/// Life of a certificate.
+pub(super) fn lifetime() -> Vec<Rule> {
+    vec![
+        rule("self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && self != ''", "must be a duration such as 8760h or 90m"),
+        rule(
+            "!self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') || self == '' || (duration(self) >= duration('10m') && \
+             duration(self) <= duration('87600h'))",
+            "must be between 10m and 87600h",
+        ),
+    ]
+}
+
+/// Keys do not belong into the spec, which many may read.
+pub(super) fn encryption() -> Vec<Rule> {
+    vec![rule("has(self.secretRef)", "secretRef is required: put the EncryptionConfiguration into a Secret and name it there")]
 }
 
 /// `spec.etcd.storage`. Memory has no class; a StatefulSet makes its claims once, from a template that cannot change.
@@ -190,10 +311,7 @@ pub(super) fn topology() -> Vec<Rule> {
 /// Addresses and names that are written into the tenant's objects and certificates.
 pub(super) fn network() -> Vec<Rule> {
     vec![
-        forbidden(
-            "has(self.serviceCIDR) == has(oldSelf.serviceCIDR) && (!has(self.serviceCIDR) || self.serviceCIDR == oldSelf.serviceCIDR)",
-            "serviceCIDR is immutable: the tenant's Services have addresses in it",
-        ),
+        forbidden("self.serviceCIDRs == oldSelf.serviceCIDRs", "serviceCIDRs is immutable: the tenant's Services have addresses in it"),
         forbidden(
             "self.clusterDomain == oldSelf.clusterDomain",
             "clusterDomain is immutable: the tenant's service-account tokens and pods carry it",
@@ -218,8 +336,8 @@ pub(super) fn etcd_replicas() -> Vec<Rule> {
 }
 
 /// An etcd that the user brings.
-pub(super) fn etcd_endpoints() -> Vec<Rule> {
-    vec![forbidden("size(self) == 0", "an etcd of your own is not supported yet; leave it empty and Nestling runs etcd")]
+pub(super) fn etcd_external() -> Vec<Rule> {
+    vec![forbidden("false", "an etcd of your own is not supported yet; leave it out and Nestling runs etcd")]
 }
 
 /// Scheduled snapshots.

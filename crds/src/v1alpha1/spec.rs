@@ -1,6 +1,6 @@
 //! The desired state of a tenant cluster.
 
-use super::{ControlPlane, Etcd, Raw, rules, status::VirtualClusterStatus};
+use super::{Addons, ControlPlane, Etcd, Images, Nodes, rules, status::VirtualClusterStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -55,7 +55,7 @@ pub struct VirtualClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = rules::version()))]
     pub version: Option<String>,
-    /// Where etcd runs. Cannot be changed.
+    /// Where etcd runs. Cannot be changed. Default: `Stacked`.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-validations" = rules::topology()))]
     pub topology: Topology,
@@ -74,17 +74,26 @@ pub struct VirtualClusterSpec {
     /// Which host nodes serve the tenant, and how much of them.
     #[serde(default)]
     pub nodes: Nodes,
+    /// What the operator installs inside the tenant.
+    #[serde(default)]
+    pub addons: Addons,
+    /// Where the images of the control plane and of the add-ons come from.
+    #[serde(default)]
+    pub images: Images,
     /// Isolation of the tenant's pods from other tenants and the host.
     #[serde(default)]
     pub isolation: Isolation,
-    /// Stop reconciling; running components keep running.
+    /// The admin kubeconfig.
+    #[serde(default)]
+    pub kubeconfig: Kubeconfig,
+    /// Stop reconciling; running components keep running. Default: false.
     #[serde(default)]
     pub paused: bool,
-    /// Scale the control plane to zero and keep its data. Not supported yet.
+    /// Scale the control plane to zero and keep its data. Not supported yet. Default: false.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-validations" = rules::hibernate()))]
     pub hibernate: bool,
-    /// What happens to etcd's volumes and keys when the `VirtualCluster` is deleted.
+    /// What happens to etcd's volumes and keys when the `VirtualCluster` is deleted. Default: `Delete`.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
 }
@@ -116,22 +125,26 @@ pub enum DeletionPolicy {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = rules::network()))]
 pub struct Network {
-    /// Service range of the tenant, an IPv4 CIDR between /12 and /28; none: allocated from the operator's pool. Immutable. Tenants
-    /// may share a range with each other, not with the host's nodes, pods and Services.
+    /// Service ranges of the tenant, one IPv4 CIDR between /12 and /28, e.g. `[10.100.0.0/20]`. Default: allocated from the
+    /// operator's pool. Immutable. Tenants may share a range with each other, not with the host's nodes, pods and Services.
+    #[serde(rename = "serviceCIDRs")]
+    #[schemars(length(max = 2), inner(length(max = 43)), extend("x-kubernetes-validations" = rules::service_cidrs()))]
+    pub service_cidrs: Vec<String>,
+    /// The former name of `serviceCIDRs`; refused.
     #[serde(rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 43), extend("x-kubernetes-validations" = rules::service_cidr()))]
+    #[schemars(length(max = 43), extend("x-kubernetes-validations" = rules::former("use serviceCIDRs, a list")))]
     pub service_cidr: Option<String>,
-    /// DNS domain of the tenant. Immutable.
+    /// DNS domain of the tenant, e.g. `dev.example`. Immutable. Default: `cluster.local`.
     #[schemars(length(min = 1, max = 128), extend("x-kubernetes-validations" = rules::cluster_domain()))]
     pub cluster_domain: String,
-    /// From where `NodePorts` can be reached.
+    /// From where `NodePorts` can be reached. Default: `Internal`.
     #[schemars(extend("x-kubernetes-validations" = rules::node_ports()))]
     pub node_ports: NodePorts,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { service_cidr: None, cluster_domain: "cluster.local".into(), node_ports: NodePorts::Internal }
+        Self { service_cidrs: Vec::new(), service_cidr: None, cluster_domain: "cluster.local".into(), node_ports: NodePorts::Internal }
     }
 }
 
@@ -148,18 +161,28 @@ pub enum NodePorts {
 /// How the tenant's API is reached.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = rules::expose()))]
 pub struct Expose {
-    /// Type of the host Service in front of the tenant's API.
+    /// Type of the host Service in front of the tenant's API. Default: `ClusterIP`.
     #[serde(rename = "type")]
     #[schemars(extend("x-kubernetes-validations" = rules::expose_type()))]
     pub type_: ExposeType,
-    /// DNS name that clients use; becomes part of the serving certificate and of the kubeconfig.
+    /// DNS name that clients use, e.g. `dev.k8s.example.com`; becomes part of the serving certificate and of the kubeconfig.
+    /// Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::hostname()))]
     pub hostname: String,
-    /// Annotations of the host Service, e.g. for the host's load balancer.
+    /// Annotations of the host Service, e.g. for the host's load balancer. Default: none.
     #[schemars(extend("maxProperties" = 64))]
     pub annotations: BTreeMap<String, String>,
+    /// With `LoadBalancer`: addresses from which the load balancer admits clients, e.g. `[203.0.113.0/24]`. Default: any.
+    #[schemars(length(max = 64), inner(length(max = 43)), extend("x-kubernetes-validations" = rules::source_ranges()))]
+    pub source_ranges: Vec<String>,
+    /// With `LoadBalancer`: class of the load balancer, e.g. `example.com/internal`. Cannot be changed while the type stays.
+    /// Default: the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub load_balancer_class: Option<String>,
 }
 
 /// Type of the host Service in front of the tenant's API.
@@ -176,30 +199,15 @@ pub enum ExposeType {
     Gateway,
 }
 
-/// Which host nodes serve the tenant, and how much of them.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Nodes {
-    /// Labels of the host nodes that serve the tenant; empty: all.
-    #[schemars(extend("maxProperties" = 32))]
-    pub selector: BTreeMap<String, String>,
-    /// What the tenant sees of each node at most, e.g. `cpu: "4"`.
-    #[schemars(extend("maxProperties" = 32))]
-    pub capacity: BTreeMap<String, Quantity>,
-    /// Pod manifests that every node of the tenant runs. Not supported yet.
-    #[schemars(length(max = 32), extend("x-kubernetes-validations" = rules::static_pods()))]
-    pub static_pods: Vec<Raw>,
-}
-
 /// Isolation of the tenant's pods from other tenants and the host.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Isolation {
-    /// Pod Security Standard that the host enforces on the tenant's pods.
+    /// Pod Security Standard that the host enforces on the tenant's pods. Default: `baseline`.
     pub pod_security: PodSecurity,
-    /// Keep other tenants' and the host's pods away from the tenant's.
+    /// Keep other tenants' and the host's pods away from the tenant's. Default: true.
     pub network_policy: bool,
-    /// `hard` of the `ResourceQuota` of the workload namespace.
+    /// `hard` of the `ResourceQuota` of the workload namespace, e.g. `{requests.cpu: "20", pods: "200"}`. Default: no quota.
     #[schemars(extend("maxProperties" = 64))]
     pub quota: BTreeMap<String, Quantity>,
 }
@@ -221,4 +229,15 @@ pub enum PodSecurity {
     Baseline,
     /// Hardened pods only.
     Restricted,
+}
+
+/// The admin kubeconfig.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubeconfig {
+    /// Life of the certificate in the admin kubeconfig, in hours, minutes and seconds, between 10m and 87600h, e.g. `720h`. It is
+    /// renewed after two thirds of its life. Default: that of all certificates (the operator's setting, a year).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), extend("x-kubernetes-validations" = rules::lifetime()))]
+    pub lifetime: Option<String>,
 }

@@ -28,9 +28,9 @@ pub struct VirtualClusterStatus {
     /// Host namespace of the tenant's pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_namespace: Option<String>,
-    /// Service range in force.
-    #[serde(default, rename = "serviceCIDR", skip_serializing_if = "Option::is_none")]
-    pub service_cidr: Option<String>,
+    /// Service ranges in force.
+    #[serde(default, rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<String>,
     /// Conditions, each with a reason and a message. `Ready` summarizes the others.
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]

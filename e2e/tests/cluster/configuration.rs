@@ -35,7 +35,7 @@ fn a_controller_left_out_does_not_run() -> Result<()> {
 fn service_cidr_and_cluster_domain_are_those_of_the_tenant() -> Result<()> {
     let tenant = Tenant::create(
         "domain",
-        "{etcd: {storage: {medium: Memory}}, network: {serviceCIDR: 10.77.0.0/20, clusterDomain: tenant.example}}",
+        "{etcd: {storage: {medium: Memory}}, network: {serviceCIDRs: [10.77.0.0/20], clusterDomain: tenant.example}}",
     )?;
     ensure!(tenant.kubectl().field("service/kubernetes", ".spec.clusterIP")? == "10.77.0.1");
     ensure!(tenant.kubectl().in_namespace("kube-system").field("service/kube-dns", ".spec.clusterIP")? == "10.77.0.10");

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use nestling_e2e::suite::{AGNHOST, Namespace, Tenant, eventually, hold};
 use std::time::Duration;
 
-const SPEC: &str = "{etcd: {storage: {medium: Memory}}, network: {serviceCIDR: 10.66.0.0/20}}";
+const SPEC: &str = "{etcd: {storage: {medium: Memory}}, network: {serviceCIDRs: [10.66.0.0/20]}}";
 
 fn web(tenant: &Tenant) -> Result<Namespace> {
     let ns = tenant.namespace("same")?;

@@ -16,7 +16,7 @@ fn apply_refuses_specs_that_cannot_be_valid() -> Result<()> {
         ("{topology: Ring}", "topology"),
         ("{topology: SingleNode, controlPlane: {replicas: 3}}", "replicas"),
         ("{topology: Stacked, controlPlane: {replicas: 2}}", "odd"),
-        ("{network: {serviceCIDR: nonsense}}", "serviceCIDR"),
+        ("{network: {serviceCIDRs: [nonsense]}}", "serviceCIDRs"),
         ("{controlPlane: {apiServer: {extraArgs: [{name: etcd_servers, value: 'https://elsewhere:2379'}]}}}", "etcd_servers"),
         ("{hibernate: true}", "not supported yet"),
         ("{version: banana}", "version"),
@@ -48,12 +48,12 @@ fn immutable_fields_cannot_be_changed() -> Result<()> {
 fn what_only_the_operator_can_check_becomes_a_condition_and_an_event() -> Result<()> {
     // The range is well-formed, but it is the host's own service range.
     let range = Kubectl::host().run(&["get", "servicecidrs", "kubernetes", "-o", "jsonpath={.spec.cidrs[0]}"])?;
-    let ns = Tenant::apply("overlap", &format!("{{network: {{serviceCIDR: {range}}}}}"))?;
+    let ns = Tenant::apply("overlap", &format!("{{network: {{serviceCIDRs: [{range}]}}}}"))?;
     eventually("Valid is False and names the field", Duration::from_secs(20), || {
         let condition = ns.field("virtualcluster/overlap", ".status.conditions[?(@.type==\"Valid\")]")?;
-        ensure!(condition.contains("\"False\"") && condition.contains("serviceCIDR"), "{condition}");
+        ensure!(condition.contains("\"False\"") && condition.contains("serviceCIDRs"), "{condition}");
         let events = ns.run(&["get", "events", "--field-selector=type=Warning,involvedObject.name=overlap"])?;
-        ensure!(events.contains("serviceCIDR"), "{events}");
+        ensure!(events.contains("serviceCIDRs"), "{events}");
         Ok(())
     })?;
     ensure!(ns.names(&["statefulsets"])?.is_empty(), "nothing is built from an invalid spec");

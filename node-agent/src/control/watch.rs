@@ -192,6 +192,7 @@ fn parse(tenant: proto::Tenant) -> Result<TenantSpec, ParseError> {
         version,
         capacity,
         draining,
+        node_labels,
     } = tenant;
     let present = |field: &'static str, value: String| if value.is_empty() { Err(ParseError::Missing { field }) } else { Ok(value) };
     if !endpoint.starts_with("https://") {
@@ -218,6 +219,7 @@ fn parse(tenant: proto::Tenant) -> Result<TenantSpec, ParseError> {
         version,
         capacity: capacity.into_iter().collect(),
         draining,
+        node_labels: node_labels.into_iter().collect(),
     })
 }
 

@@ -30,8 +30,8 @@ pub(super) fn registration(host: &Node, spec: &TenantSpec, name: &NodeName, now:
     Node {
         metadata: ObjectMeta {
             name: Some(name.to_string()),
-            labels: Some(labels(host, name)),
-            annotations: Some(annotations()),
+            labels: Some(labels(host, spec, name)),
+            annotations: Some(annotations(spec)),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec { taints: Some(vec![taint]), unschedulable: spec.draining.then_some(true), ..NodeSpec::default() }),
@@ -39,9 +39,12 @@ pub(super) fn registration(host: &Node, spec: &TenantSpec, name: &NodeName, now:
     }
 }
 
-/// Labels that a kubelet sets itself. Zone, region and instance type come from the cloud controller manager; other labels
+/// Annotation: keys of the labels that the tenant's spec gave to the Node, so that one that is no longer there can be removed.
+const SPEC_LABELS: &str = "nestling.dev/node-labels";
+
+/// Labels that a kubelet sets itself, and those of the spec (a kubelet's `--node-labels`). Zone, region and instance type come from the cloud controller manager; other labels
 /// of the host node are the host's business.
-fn labels(host: &Node, name: &NodeName) -> BTreeMap<String, String> {
+fn labels(host: &Node, spec: &TenantSpec, name: &NodeName) -> BTreeMap<String, String> {
     let host_label = |key: &str| host.metadata.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
     let info = host.status.as_ref().and_then(|status| status.node_info.as_ref());
     let os = host_label("kubernetes.io/os").or_else(|| info.map(|info| info.operating_system.clone())).unwrap_or_else(|| "linux".into());
@@ -57,11 +60,16 @@ fn labels(host: &Node, name: &NodeName) -> BTreeMap<String, String> {
     .into_iter()
     .filter(|(_, value)| !value.is_empty())
     .map(|(key, value)| (key.to_owned(), value))
+    .chain(spec.node_labels.clone())
     .collect()
 }
 
-fn annotations() -> BTreeMap<String, String> {
-    BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())])
+fn annotations(spec: &TenantSpec) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::from([("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]);
+    if !spec.node_labels.is_empty() {
+        all.insert(SPEC_LABELS.to_owned(), spec.node_labels.keys().cloned().collect::<Vec<_>>().join(","));
+    }
+    all
 }
 
 /// The part of the status that this node owns, given what the tenant's Node says now.
@@ -198,8 +206,15 @@ pub(super) fn node_patch(existing: &Node, host: &Node, spec: &TenantSpec, name: 
         let differs = |key: &str, value: &str| present.and_then(|map| map.get(key)).is_none_or(|old| old != value);
         desired.into_iter().filter(|(key, value)| differs(key, value)).map(|(key, value)| (key, value.into())).collect::<Map<_, Value>>()
     };
-    let labels = missing(labels(host, name), existing.metadata.labels.as_ref());
-    let annotations = missing(annotations(), existing.metadata.annotations.as_ref());
+    let mut labels = missing(labels(host, spec, name), existing.metadata.labels.as_ref());
+    let mut annotations = missing(annotations(spec), existing.metadata.annotations.as_ref());
+    if let Some(former) = existing.metadata.annotations.as_ref().and_then(|all| all.get(SPEC_LABELS)) {
+        let gone = former.split(',').filter(|key| !spec.node_labels.contains_key(*key));
+        labels.extend(gone.map(|key| (key.to_owned(), Value::Null)));
+        if spec.node_labels.is_empty() {
+            annotations.insert(SPEC_LABELS.to_owned(), Value::Null);
+        }
+    }
     // A node that is to go takes no new pods. It is never made schedulable from here: an administrator may have cordoned it.
     let cordon = spec.draining && existing.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true));
     if labels.is_empty() && annotations.is_empty() && !cordon {
@@ -378,6 +393,30 @@ mod tests {
         labels.insert("team".into(), "a".into());
         let patch = node_patch(&existing, &host_node(), &tenant_spec(), &name()).unwrap();
         assert_eq!(patch, json!({"metadata": {"uid": "node-uid", "labels": {"kubernetes.io/arch": "amd64"}}}));
+    }
+
+    #[test]
+    fn labels_of_the_spec_come_and_go() {
+        let with = |labels: &[(&str, &str)]| TenantSpec {
+            node_labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..tenant_spec()
+        };
+        let (both, one) = (with(&[("team", "a"), ("tier", "gold")]), with(&[("tier", "silver")]));
+        let mut existing = Node {
+            metadata: ObjectMeta {
+                uid: Some("node-uid".into()),
+                ..registration(&host_node(), &both, &name(), Timestamp::UNIX_EPOCH).metadata
+            },
+            ..Node::default()
+        };
+        assert_eq!(node_patch(&existing, &host_node(), &both, &name()), None);
+        // Somebody else's label stays.
+        existing.metadata.labels.as_mut().unwrap().insert("other".into(), "x".into());
+        let patch = node_patch(&existing, &host_node(), &one, &name()).unwrap();
+        assert_eq!(patch["metadata"]["labels"], json!({"team": null, "tier": "silver"}));
+        assert_eq!(patch["metadata"]["annotations"], json!({SPEC_LABELS: "tier"}));
+        let patch = node_patch(&existing, &host_node(), &tenant_spec(), &name()).unwrap();
+        assert_eq!(patch["metadata"]["annotations"], json!({SPEC_LABELS: null}));
     }
 
     #[test]

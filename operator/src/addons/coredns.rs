@@ -6,7 +6,12 @@ use crate::tenant::observe::{COREDNS as NAME, COREDNS_NAMESPACE as NAMESPACE};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use serde_json::json;
+use kube::ResourceExt as _;
+use kube::core::DynamicObject;
+use nestling_crds::names::hash65;
+use nestling_crds::v1alpha1::CoreDns;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What of a cluster its add-ons depend on.
@@ -16,6 +21,7 @@ pub(crate) struct Settings {
     pub(crate) dns_address: IpAddr,
     pub(crate) cluster_domain: String,
     pub(crate) coredns_image: String,
+    pub(crate) core_dns: CoreDns,
     /// `metadata.generation` of the live CoreDNS Deployment, so that a change by others leads to a check of all objects.
     pub(crate) coredns_generation: Option<i64>,
 }
@@ -39,16 +45,39 @@ pub(super) fn prerequisites(settings: &Settings) -> Vec<Object> {
             ]}),
         ),
         Object::new::<ClusterRoleBinding>("", ROLE, &[], json!({"roleRef": role_ref, "subjects": [subject]})),
-        Object::new::<ConfigMap>(NAMESPACE, NAME, &[], json!({"data": {"Corefile": corefile(&settings.cluster_domain)}})),
+        config(settings),
         service(settings),
     ]
+}
+
+const COREFILE: &str = "Corefile";
+/// Annotation: hash of the Corefile that the operator wrote last. One that differs is somebody's edit.
+const WRITTEN: &str = "nestling.dev/corefile";
+
+fn config(settings: &Settings) -> Object {
+    let corefile = corefile(settings);
+    let mut config = Object::new::<ConfigMap>(NAMESPACE, NAME, &[], json!({"data": {COREFILE: corefile}}));
+    config.object.metadata.annotations = Some(BTreeMap::from([(WRITTEN.to_owned(), hash65(&[&corefile]))]));
+    config
+}
+
+/// Whether `live` is a Corefile that the tenant has edited, and which therefore stays.
+pub(super) fn is_edited(live: &DynamicObject) -> bool {
+    let is_config = live.types.as_ref().is_some_and(|types| types.kind == "ConfigMap") && live.name_any() == NAME;
+    let corefile = live.data.pointer(&format!("/data/{COREFILE}")).and_then(Value::as_str).unwrap_or_default();
+    is_config && live.annotations().get(WRITTEN) != Some(&hash65(&[corefile]))
 }
 
 /// Last resort for names outside the cluster, an address without a server: on a host whose nodes have no name server,
 /// CoreDNS would not start without one, and with this one answers SERVFAIL at once. (`policy sequential`: name servers of the node come first.)
 const NO_UPSTREAM: &str = "127.0.0.1:9";
 
-fn corefile(domain: &str) -> String {
+fn corefile(settings: &Settings) -> String {
+    let domain = &settings.cluster_domain;
+    let upstreams = match settings.core_dns.forwarding.upstreams.as_slice() {
+        [] => format!("/etc/resolv.conf {NO_UPSTREAM}"),
+        servers => servers.join(" "),
+    };
     format!(
         ".:53 {{
     errors
@@ -62,7 +91,7 @@ fn corefile(domain: &str) -> String {
        ttl 30
     }}
     prometheus :9153
-    forward . /etc/resolv.conf {NO_UPSTREAM} {{
+    forward . {upstreams} {{
        max_concurrent 1000
        policy sequential
     }}
@@ -154,7 +183,7 @@ pub(super) fn deployment(settings: &Settings) -> Object {
         "volumes": [{"configMap": {"items": [{"key": "Corefile", "path": "Corefile"}], "name": NAME}, "name": "config-volume"}],
     });
     let fields = json!({"spec": {
-        "replicas": 1,
+        "replicas": settings.core_dns.replicas.unwrap_or(1),
         "selector": {"matchLabels": {"k8s-app": "kube-dns"}},
         "strategy": {"rollingUpdate": {"maxUnavailable": 1}, "type": "RollingUpdate"},
         "template": {"metadata": {"labels": {"k8s-app": "kube-dns"}}, "spec": pod},

@@ -12,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::Client;
 use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::AddonMode;
 use serde_json::{Value, json};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
@@ -36,7 +37,8 @@ pub(crate) async fn apply(
         return Ok(());
     }
     for stage in stages(settings) {
-        let applied = stream::iter(stage).map(async |mut object| ensure(client, &mut object, |_| Ok(())).await.map(drop));
+        let applied =
+            stream::iter(stage).map(async |mut object| ensure(client, &mut object, |live| Ok(!coredns::is_edited(live))).await.map(drop));
         applied.buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
     }
     state.with(tenant, |state| state.addons = Some((hash, Instant::now())));
@@ -46,6 +48,9 @@ pub(crate) async fn apply(
 /// All objects, by stage: what the controllers of a later stage need exists before.
 fn stages(settings: &Settings) -> Vec<Vec<Object>> {
     let mut first = access();
+    if settings.core_dns.mode == AddonMode::Unmanaged {
+        return vec![first];
+    }
     first.extend(coredns::prerequisites(settings));
     vec![first, vec![coredns::deployment(settings)]]
 }

@@ -3,6 +3,7 @@ use crate::apply::drift::holds;
 use crate::host::Stores;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use nestling_crds::v1alpha1::{CoreDns, Forwarding};
 use nestling_runtime::testing::ApiServer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ fn settings() -> Settings {
         cluster_domain: "cluster.example".into(),
         coredns_image: "registry.example/coredns:v1".into(),
         coredns_generation: None,
+        core_dns: CoreDns::default(),
     }
 }
 
@@ -74,4 +76,56 @@ async fn applied_once_then_checked_now_and_then_and_repaired() {
     // A change of CoreDNS by others leads to a check at once.
     keep(2).await;
     assert_eq!((api.requests().len(), writes().len()), (total, 0));
+}
+
+/// Applies with these settings as a reconcile does that remembers nothing.
+async fn apply_anew(api: &ApiServer, core_dns: CoreDns) {
+    let (client, uid) = (api.client(), TenantUid::new("vc-1"));
+    let settings = Settings { core_dns, ..settings() };
+    apply(&client, &uid, &State::new(client.clone(), Stores::new().0), &settings, EVERY).await.unwrap();
+}
+
+fn corefile(api: &ApiServer) -> String {
+    api.get::<ConfigMap>("kube-system", "coredns").unwrap().data.unwrap()["Corefile"].clone()
+}
+
+fn forwarding(upstream: &str) -> CoreDns {
+    CoreDns { forwarding: Forwarding { upstreams: vec![upstream.into()] }, ..CoreDns::default() }
+}
+
+#[tokio::test]
+async fn a_corefile_follows_the_spec_until_somebody_edits_it() {
+    let api = ApiServer::new();
+    apply_anew(&api, CoreDns::default()).await;
+    assert!(corefile(&api).contains("forward . /etc/resolv.conf 127.0.0.1:9 {"), "{}", corefile(&api));
+    apply_anew(&api, forwarding("10.0.0.53")).await;
+    assert!(corefile(&api).contains("forward . 10.0.0.53 {"), "{}", corefile(&api));
+
+    let mut edited: ConfigMap = api.get("kube-system", "coredns").unwrap();
+    edited.data.as_mut().unwrap().insert("Corefile".into(), ".:53 { whoami }".into());
+    api.put(&edited);
+    apply_anew(&api, forwarding("10.0.0.54")).await;
+    assert_eq!(corefile(&api), ".:53 { whoami }");
+    // One that was written anew by others lacks our annotation.
+    edited.metadata.annotations = None;
+    api.put(&edited);
+    apply_anew(&api, forwarding("10.0.0.54")).await;
+    assert_eq!(corefile(&api), ".:53 { whoami }");
+
+    api.remove::<ConfigMap>("kube-system", "coredns");
+    apply_anew(&api, forwarding("10.0.0.54")).await;
+    assert!(corefile(&api).contains("forward . 10.0.0.54 {"), "{}", corefile(&api));
+}
+
+#[tokio::test]
+async fn an_unmanaged_coredns_is_left_alone() {
+    let api = ApiServer::new();
+    let unmanaged = CoreDns { mode: AddonMode::Unmanaged, ..CoreDns::default() };
+    apply_anew(&api, unmanaged.clone()).await;
+    assert!(api.get::<Deployment>("kube-system", "coredns").is_none() && api.get::<Service>("kube-system", "kube-dns").is_none());
+    apply_anew(&api, CoreDns { replicas: Some(2), ..CoreDns::default() }).await;
+    assert_eq!(api.get::<Deployment>("kube-system", "coredns").unwrap().spec.replicas, Some(2));
+    api.take_writes();
+    apply_anew(&api, unmanaged).await;
+    assert!(api.take_writes().is_empty());
 }

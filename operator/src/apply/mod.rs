@@ -106,11 +106,11 @@ impl fmt::Display for Object {
 }
 
 /// Makes the object in the cluster of `client` be as `desired`, with no write if it is already; returns the live object.
-/// `may_write` sees the metadata of an object that exists, and can refuse.
+/// `may_write` sees an object that exists; it can refuse, or leave it as it is (`false`).
 pub(crate) async fn ensure(
     client: &Client,
     desired: &mut Object,
-    may_write: impl FnOnce(&ObjectMeta) -> Result<(), ApplyError>,
+    may_write: impl FnOnce(&DynamicObject) -> Result<bool, ApplyError>,
 ) -> Result<DynamicObject, ApplyError> {
     let shown = desired.to_string();
     let convert = |source| ApplyError::Convert { object: shown.clone(), source };
@@ -118,7 +118,9 @@ pub(crate) async fn ensure(
     let api = desired.api(client);
     let live = api.get_opt(&desired.object.name_any()).await.map_err(|source| ApplyError::Read { object: shown.clone(), source })?;
     if let Some(live) = live {
-        may_write(&live.metadata)?;
+        if !may_write(&live)? {
+            return Ok(live);
+        }
         let (wanted, found) = (serde_json::to_value(&desired.object).map_err(convert)?, serde_json::to_value(&live).map_err(convert)?);
         if holds(&wanted, &found) {
             return Ok(live);
@@ -155,7 +157,7 @@ impl Applier<'_> {
         {
             return Ok(desired.with_live(&watched));
         }
-        let live = ensure(self.host, &mut object, |live| self.expect_own(&shown, live)).await?;
+        let live = ensure(self.host, &mut object, |live| self.expect_own(&shown, &live.metadata).map(|()| true)).await?;
         if let Some(version) = Verified::new(&hash, &live.metadata) {
             self.state.with(self.tenant, |state| state.verified.insert(key, version));
         }

@@ -16,7 +16,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 use nestling_control_api::v1alpha1 as api;
 use nestling_crds::names::{NodeName, TenantUid};
-use nestling_crds::v1alpha1::{Topology, VirtualCluster};
+use nestling_crds::v1alpha1::{NodeSelector, Topology, VirtualCluster};
 use nestling_runtime::error::chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,10 +43,10 @@ pub(crate) struct Assignment {
     pub(crate) nodes: Nodes,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Nodes {
-    /// All with these labels.
-    Labelled(BTreeMap<String, String>),
+    /// All that match.
+    Selected(NodeSelector),
     /// This one.
     Pinned(NodeName),
 }
@@ -54,7 +54,7 @@ pub(crate) enum Nodes {
 impl Assignment {
     pub(crate) fn is_on(&self, node: &HostNode) -> bool {
         match &self.nodes {
-            Nodes::Labelled(labels) => labels.iter().all(|(key, value)| node.labels.get(key) == Some(value)),
+            Nodes::Selected(selector) => selector.matches(&node.labels),
             Nodes::Pinned(name) => *name == node.name,
         }
     }
@@ -150,7 +150,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
     let service = stores.services.get(&ObjectRef::new(&names::apiserver(&name)).within(&namespace));
     let endpoint = service.as_deref().and_then(host_url).ok_or(SnapshotError::Missing("Service with an address"))?;
     let range: Ipv4Net =
-        status.service_cidr.as_ref().and_then(|range| range.parse().ok()).ok_or(SnapshotError::Missing("service range"))?;
+        status.service_cidrs.first().and_then(|range| range.parse().ok()).ok_or(SnapshotError::Missing("service range"))?;
     let ca = state.secret(uid, &namespace, &names::ca(&name)).await.map_err(SnapshotError::Secret)?;
     let ca_bundle = ca.and_then(|ca| ca.data.as_ref()?.get(keys::CA).map(|bundle| bundle.0.clone()));
     let tenant = api::Tenant {
@@ -166,6 +166,7 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
         cluster_domain: cluster.spec.network.cluster_domain.clone(),
         version: status.version.clone().ok_or(SnapshotError::Missing("version"))?,
         capacity: cluster.spec.nodes.capacity.iter().map(|(resource, quantity)| (resource.clone(), quantity.0.clone())).collect(),
+        node_labels: cluster.spec.nodes.labels.clone().into_iter().collect(),
         draining: false,
     };
     Ok(Some(Assignment { tenant, nodes }))
@@ -178,7 +179,7 @@ fn address(range: Ipv4Net, index: u32) -> Result<String, SnapshotError> {
 /// `None` while a `SingleNode` cluster has no node yet.
 fn nodes(cluster: &VirtualCluster, namespace: &str, name: &str, stores: &Stores) -> Option<Nodes> {
     if cluster.spec.topology != Topology::SingleNode {
-        return Some(Nodes::Labelled(cluster.spec.nodes.selector.clone()));
+        return Some(Nodes::Selected(cluster.spec.nodes.selector.clone()));
     }
     let set = stores.stateful_sets.get(&ObjectRef::new(&names::control_plane(name)).within(namespace))?;
     set.annotations().get(PINNED_NODE).map(|node| Nodes::Pinned(NodeName::new(node)))

@@ -74,6 +74,7 @@ mod tests {
     use crate::control::snapshot::Nodes;
     use crate::model::HostNode;
     use nestling_control_api::v1alpha1::Tenant;
+    use nestling_crds::v1alpha1::NodeSelector;
 
     fn node(name: &str, labels: &[(&str, &str)]) -> (NodeName, Arc<HostNode>) {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -86,7 +87,7 @@ mod tests {
     }
 
     fn all() -> Nodes {
-        Nodes::Labelled(BTreeMap::new())
+        Nodes::Selected(NodeSelector::default())
     }
 
     fn short(events: &[WatchEvent]) -> Vec<String> {
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_full_set_then_synced_then_changes() {
-        let gpu = Nodes::Labelled([("gpu".to_owned(), "yes".to_owned())].into());
+        let gpu = Nodes::Selected(NodeSelector { match_labels: [("gpu".to_owned(), "yes".to_owned())].into(), ..NodeSelector::default() });
         let mut snapshot = TenantSnapshot {
             tenants: [tenant("a", "1", all()), tenant("b", "1", gpu), tenant("c", "1", Nodes::Pinned(NodeName::new("n1")))].into(),
             nodes: [node("n1", &[]), node("n2", &[("gpu", "yes")])].into(),

@@ -1,11 +1,12 @@
 //! What a spec means once it has been validated.
 
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
-use nestling_crds::v1alpha1::{DeletionPolicy, ExposeType, PodSecurity, Topology, ZoneSpread};
+use nestling_crds::v1alpha1::{CoreDns, DeletionPolicy, ExposeType, NodeSelector, PodSecurity, PodTemplate, Spread, Topology};
 use nestling_crds::versions::Version;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -45,15 +46,22 @@ pub struct ValidatedCluster {
     /// Of kube-apiserver, kube-controller-manager and kube-scheduler.
     pub feature_gates: BTreeMap<String, bool>,
     pub placement: PlacementSettings,
+    /// Metadata of control-plane pods beside our own.
+    pub pod_template: PodTemplate,
+    /// Secrets with which control-plane pods pull their images.
+    pub pull_secrets: Vec<String>,
     pub etcd: EtcdSettings,
     pub expose: ExposeSettings,
-    /// Labels of the host nodes that serve the tenant.
-    pub node_selector: BTreeMap<String, String>,
+    /// The host nodes that serve the tenant.
+    pub node_selector: NodeSelector,
     /// What the tenant sees of each node at most.
     pub node_capacity: BTreeMap<String, Quantity>,
     pub pod_security: PodSecurity,
     pub network_policy: bool,
     pub quota: BTreeMap<String, Quantity>,
+    pub core_dns: CoreDns,
+    /// Life of the certificate in the admin kubeconfig, if it differs from that of other certificates.
+    pub kubeconfig_lifetime: Option<SignedDuration>,
     pub deletion_policy: DeletionPolicy,
 }
 
@@ -130,7 +138,8 @@ pub struct PlacementSettings {
     pub node_selector: BTreeMap<String, String>,
     pub tolerations: Vec<Toleration>,
     pub priority_class: Option<String>,
-    pub zone_spread: ZoneSpread,
+    pub host_spread: Spread,
+    pub zone_spread: Spread,
 }
 
 /// Where etcd's data lives.
@@ -151,6 +160,8 @@ pub struct ExposeSettings {
     pub type_: ExposeType,
     pub hostname: Option<String>,
     pub annotations: BTreeMap<String, String>,
+    pub source_ranges: Vec<String>,
+    pub load_balancer_class: Option<String>,
 }
 
 /// A name in a serving certificate.

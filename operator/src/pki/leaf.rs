@@ -56,17 +56,23 @@ impl Usage {
 }
 
 /// When the certificate is to be renewed, or `None` if it is of no use any more: unreadable, of another authority, for
-/// other names, for another key, or past two thirds of its life.
-pub(super) fn still_serves(certificate: &str, key: &str, spec: &LeafSpec, authority_key_id: &[u8], now: Timestamp) -> Option<Timestamp> {
+/// other names, for another key, longer-lived than `lifetime`, or past two thirds of its life.
+pub(super) fn still_serves(
+    (certificate, key): (&str, &str),
+    spec: &LeafSpec,
+    authority_key_id: &[u8],
+    lifetime: SignedDuration,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
     let (_, parsed) = X509Certificate::from_der(&der).ok()?;
-    let renew_at = renewal(
-        Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE,
-        Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?,
-    );
+    let minted = Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE;
+    let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
+    let renew_at = renewal(minted, not_after);
+    let short_enough = not_after.duration_since(minted) <= lifetime + SignedDuration::from_secs(1);
     let says_it = read(&parsed).is_some_and(|leaf| leaf == *spec);
     let same_authority = key_id_of_issuer(&parsed).is_some_and(|id| id == authority_key_id);
-    (says_it && same_authority && owns(key, &parsed) && now < renew_at).then_some(renew_at)
+    (says_it && same_authority && short_enough && owns(key, &parsed) && now < renew_at).then_some(renew_at)
 }
 
 fn read(certificate: &X509Certificate<'_>) -> Option<LeafSpec> {

@@ -8,7 +8,7 @@ use crate::pki::tenant;
 use crate::pki::tenant::AuthorityKind;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
@@ -120,13 +120,24 @@ impl Minter<'_> {
     }
 
     fn leaf(&mut self, secret: &str, stem: &str, authority: &Authority, spec: &LeafSpec) -> Result<Pair, PkiError> {
+        self.leaf_for(self.policy.leaf_lifetime, secret, stem, authority, spec)
+    }
+
+    fn leaf_for(
+        &mut self,
+        lifetime: SignedDuration,
+        secret: &str,
+        stem: &str,
+        authority: &Authority,
+        spec: &LeafSpec,
+    ) -> Result<Pair, PkiError> {
         if let Some(pair) = pair(self.existing.get(secret), stem)
-            && let Some(renew_at) = still_serves(&pair.certificate, &pair.key, spec, &authority.key_id, self.now)
+            && let Some(renew_at) = still_serves((&pair.certificate, &pair.key), spec, &authority.key_id, lifetime, self.now)
         {
             self.renew_at = self.renew_at.min(renew_at);
             return Ok(pair);
         }
-        let (pair, not_after) = authority.issue(spec, self.now, self.policy.leaf_lifetime)?;
+        let (pair, not_after) = authority.issue(spec, self.now, lifetime)?;
         self.renew_at = self.renew_at.min(renewal(self.now, not_after));
         Ok(pair)
     }
@@ -211,7 +222,8 @@ impl Minter<'_> {
     fn admin(&mut self, cluster: &ValidatedCluster, endpoint: &Endpoint, authority: &Authority) -> Result<Values, PkiError> {
         let name = names::admin_kubeconfig(&cluster.name);
         let spec = tenant::admin();
-        let pair = self.leaf(&name, keys::SERVING, authority, &spec)?;
+        let lifetime = cluster.kubeconfig_lifetime.unwrap_or(self.policy.leaf_lifetime);
+        let pair = self.leaf_for(lifetime, &name, keys::SERVING, authority, &spec)?;
         let context = format!("nestling-{}-{}", cluster.namespace, cluster.name);
         let mut values = Values::default();
         values.put(

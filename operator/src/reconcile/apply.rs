@@ -165,6 +165,7 @@ pub(crate) async fn apply_addons(
         dns_address: cluster.dns_address,
         cluster_domain: cluster.cluster_domain.clone(),
         coredns_image: cluster.images.coredns.clone(),
+        core_dns: cluster.core_dns.clone(),
         coredns_generation: observation.dns.as_ref().and_then(|dns| dns.generation),
     };
     let applied = addons::apply(&tenant.client, &cluster.uid, &ctx.state, &settings, ctx.config.resync.unsigned_abs()).await;

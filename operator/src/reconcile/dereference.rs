@@ -33,6 +33,9 @@ pub struct Dereferenced {
     pub pinned_node: Option<NodeName>,
     /// The cluster's existing PKI Secrets, by name.
     pub secrets: BTreeMap<String, Secret>,
+    /// The user's Secret with the encryption configuration, if the spec names one and it exists. Read each time: it is not
+    /// ours, so it is not watched.
+    pub encryption: Option<Secret>,
     pub installation: Arc<InstallationCas>,
 }
 
@@ -61,6 +64,7 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
         }
     }));
     Ok(Dereferenced {
+        encryption: encryption(subject, ctx).await?,
         secrets: secrets.await?.into_iter().flatten().collect(),
         host_ranges: host_ranges(stores),
         taken: taken(stores, &subject.uid),
@@ -68,6 +72,14 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
         pinned_node: pinned_node(subject, ctx).await?,
         installation: ctx.installation.clone(),
     })
+}
+
+async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, DereferenceError> {
+    let encryption = subject.vc.spec.control_plane.api_server.encryption.as_ref();
+    let Some(reference) = encryption.and_then(|encryption| encryption.secret_ref.as_ref()) else { return Ok(None) };
+    let api: Api<Secret> = Api::namespaced(ctx.host.clone(), &subject.namespace);
+    let name = &reference.name;
+    api.get_opt(name).await.map_err(|source| DereferenceError::Secret { name: name.clone(), source })
 }
 
 fn host_ranges(stores: &Stores) -> Vec<IpNet> {
@@ -91,7 +103,7 @@ fn taken(stores: &Stores, uid: &TenantUid) -> Vec<(TenantUid, IpNet)> {
     let others = stores.clusters.state();
     let taken = others.iter().filter_map(|other| {
         let other = other.0.as_ref().ok()?;
-        let range = other.status.as_ref()?.service_cidr.as_ref()?.parse().ok()?;
+        let range = other.status.as_ref()?.service_cidrs.first()?.parse().ok()?;
         Some((TenantUid::new(other.uid()?), range))
     });
     taken.filter(|(other, _)| other != uid).collect()

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use http::Request;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, ServiceAccount};
@@ -189,25 +190,28 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
                     "extraArgs": [{"name": "event-ttl", "value": "2h"}],
                     "authentication": {"jwt": []},
                     "audit": {"rules": [{"level": "Metadata"}]},
-                    "encryption": {"resources": [{
-                        "resources": ["secrets"],
-                        "providers": [
-                            {"secretbox": {"keys": [{"name": "first", "secret": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}]}},
-                            {"identity": {}},
-                        ],
-                    }]},
+                    "encryption": {"secretRef": {"name": "keys"}},
                     "admission": {"plugins": [{
                         "name": "PodSecurity",
                         "configuration": {"apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration"},
                     }]},
                 },
-                "controllerManager": {"controllers": ["*", "-cronjob"], "extraArgs": {"v": "2"}},
+                "controllerManager": {"controllers": ["*", "-cronjob"], "extraArgs": [{"name": "v", "value": "2"}]},
                 "scheduler": {"profiles": [{"schedulerName": "default-scheduler"}, {"schedulerName": "packing"}]},
             },
         },
     }))?;
     let installation = installation::generate(Timestamp::now(), SignedDuration::from_hours(24))?;
+    let encryption = json!({"resources": [{
+        "resources": ["secrets"],
+        "providers": [
+            {"secretbox": {"keys": [{"name": "first", "secret": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}]}},
+            {"identity": {}},
+        ],
+    }]});
+    let keys = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(encryption.to_string().into_bytes()))]);
     let reads = Dereferenced {
+        encryption: Some(Secret { data: Some(keys), ..Secret::default() }),
         host_ranges: Vec::new(),
         taken: Vec::new(),
         host_nodes: Vec::new(),

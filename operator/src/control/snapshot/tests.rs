@@ -30,9 +30,9 @@ fn world() -> (Stores, Writers, State, ApiServer) {
 fn vc(metadata: &Value) -> Value {
     let mut object = json!({
         "metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"},
-        "spec": {"nodes": {"capacity": {"cpu": "2"}}},
+        "spec": {"nodes": {"capacity": {"cpu": "2"}, "labels": {"team": "a"}}},
         "status": {
-            "endpoint": "https://dev.example:443", "version": "v1.37.2", "serviceCIDR": "10.128.16.0/20", "workloadNamespace": "team-dev-x",
+            "endpoint": "https://dev.example:443", "version": "v1.37.2", "serviceCIDRs": ["10.128.16.0/20"], "workloadNamespace": "team-dev-x",
         },
     });
     for (key, value) in metadata.as_object().unwrap() {
@@ -60,6 +60,7 @@ async fn agents_get_what_they_need() {
         cluster_domain: "cluster.local".into(),
         version: "v1.37.2".into(),
         capacity: [("cpu".to_owned(), "2".to_owned())].into(),
+        node_labels: [("team".into(), "a".into())].into(),
         draining: false,
     };
     assert_eq!(assignment.tenant, expected);

@@ -6,14 +6,14 @@ use crate::model::{PlacementSettings, ValidatedCluster, metadata, names};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodAntiAffinity, PodSecurityContext,
-    PodSpec, PodTemplateSpec, SeccompProfile, TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, LocalObjectReference, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
+    PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, SeccompProfile, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use nestling_crds::names::hash65;
-use nestling_crds::v1alpha1::{Topology, ZoneSpread};
+use nestling_crds::v1alpha1::{PodTemplate, Spread, Topology};
 use std::collections::BTreeMap;
 
 /// What a container is called in the pod's annotations, and the hash over what it reads at its start.
@@ -21,18 +21,19 @@ pub(super) type ConfigHashes<'a> = &'a [(&'a str, String)];
 
 /// A pod of `part` with `inside` (containers, volumes, grace period) in the common frame.
 pub(super) fn template(cluster: &ValidatedCluster, part: Part<'_>, hashes: ConfigHashes<'_>, inside: PodSpec) -> PodTemplateSpec {
-    let annotations = hashes.iter().map(|(name, hash)| (hash_annotation(name), hash.clone())).collect();
+    // Ours win.
+    let PodTemplate { mut labels, mut annotations } = cluster.pod_template.clone();
+    labels.extend(metadata::pod_labels(cluster, part.component));
+    annotations.extend(hashes.iter().map(|(name, hash)| (hash_annotation(name), hash.clone())));
+    let pull_secrets: Vec<_> = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
     let placed = place(cluster, part);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(metadata::pod_labels(cluster, part.component)),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             security_context: Some(pod_security()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
+            image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
             node_selector: placed.node_selector,
             tolerations: placed.tolerations,
             priority_class_name: placed.priority_class_name,
@@ -86,8 +87,8 @@ fn pinned(node: &str) -> NodeAffinity {
     }
 }
 
-/// Never two replicas of one part on one node. etcd apart from apiservers only as far as there is room: a host of one node
-/// must carry topology `External` too.
+/// Two replicas of one part on one node as the placement says. etcd apart from apiservers only as far as there is room: a host
+/// of one node must carry topology `External` too.
 fn anti_affinity(cluster: &ValidatedCluster, part: Part<'_>) -> Option<PodAntiAffinity> {
     if cluster.pinned_node.is_some() {
         return None;
@@ -98,10 +99,18 @@ fn anti_affinity(cluster: &ValidatedCluster, part: Part<'_>) -> Option<PodAntiAf
         component::APISERVER => Some(component::ETCD),
         _ => None,
     };
+    let mut preferred: Vec<_> =
+        other.map(|other| WeightedPodAffinityTerm { weight: 50, pod_affinity_term: term(cluster, other) }).into_iter().collect();
+    let required = match part.settings.host_spread {
+        Spread::Required => Some(vec![own]),
+        Spread::Preferred => {
+            preferred.push(WeightedPodAffinityTerm { weight: 100, pod_affinity_term: own });
+            None
+        }
+    };
     Some(PodAntiAffinity {
-        required_during_scheduling_ignored_during_execution: Some(vec![own]),
-        preferred_during_scheduling_ignored_during_execution: other
-            .map(|other| vec![WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term(cluster, other) }]),
+        required_during_scheduling_ignored_during_execution: required,
+        preferred_during_scheduling_ignored_during_execution: (!preferred.is_empty()).then_some(preferred),
     })
 }
 
@@ -115,9 +124,8 @@ fn term(cluster: &ValidatedCluster, component: &str) -> PodAffinityTerm {
 
 fn zone_spread(cluster: &ValidatedCluster, part: Part<'_>) -> Option<TopologySpreadConstraint> {
     let when_unsatisfiable = match part.settings.zone_spread {
-        ZoneSpread::Off => return None,
-        ZoneSpread::Required => "DoNotSchedule",
-        ZoneSpread::Preferred => "ScheduleAnyway",
+        Spread::Required => "DoNotSchedule",
+        Spread::Preferred => "ScheduleAnyway",
     };
     cluster.pinned_node.is_none().then(|| TopologySpreadConstraint {
         max_skew: 1,

@@ -14,13 +14,14 @@ pub(super) fn api(cluster: &ValidatedCluster) -> Service {
         Topology::External => (component::APISERVER, false),
         Topology::Stacked | Topology::SingleNode => (component::CONTROL_PLANE, cluster.replicas == 1),
     };
-    let type_ = match cluster.expose.type_ {
+    let expose = &cluster.expose;
+    let type_ = match expose.type_ {
         ExposeType::NodePort => "NodePort",
         ExposeType::LoadBalancer => "LoadBalancer",
         // A Gateway needs nothing but a cluster address behind it.
         ExposeType::ClusterIP | ExposeType::Gateway => "ClusterIP",
     };
-    let annotations = (!cluster.expose.annotations.is_empty()).then(|| cluster.expose.annotations.clone());
+    let annotations = (!expose.annotations.is_empty()).then(|| expose.annotations.clone());
     Service {
         metadata: ObjectMeta { annotations, ..metadata::owned(cluster, names::apiserver(&cluster.name)) },
         spec: Some(ServiceSpec {
@@ -30,6 +31,8 @@ pub(super) fn api(cluster: &ValidatedCluster) -> Service {
             // Where there is never a second pod, leaving out the one that is not ready gains nothing, and waiting for its
             // probe and for kube-proxy would cost every start a second or two.
             publish_not_ready_addresses: lone_pod.then_some(true),
+            load_balancer_source_ranges: (!expose.source_ranges.is_empty()).then(|| expose.source_ranges.clone()),
+            load_balancer_class: expose.load_balancer_class.clone(),
             ..ServiceSpec::default()
         }),
         ..Service::default()

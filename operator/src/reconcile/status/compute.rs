@@ -7,7 +7,7 @@ use crate::tenant::observe::Dns;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
-use nestling_crds::v1alpha1::{EtcdStatus, KubeconfigRef, Phase, VirtualClusterStatus, conditions};
+use nestling_crds::v1alpha1::{AddonMode, EtcdStatus, KubeconfigRef, Phase, VirtualClusterStatus, conditions};
 use nestling_runtime::error::chain;
 
 /// Of all conditions, those that a cluster must have to be `Ready`, in the order in which they come true.
@@ -85,7 +85,7 @@ fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
     status.kubeconfig_ref =
         Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
     status.workload_namespace = Some(cluster.workload_namespace.to_string());
-    status.service_cidr = Some(cluster.service_cidr.to_string());
+    status.service_cidrs = vec![cluster.service_cidr.to_string()];
     status.components = progress.components();
     status.etcd = EtcdStatus { members: progress.members() };
     if let Some(nodes) = observation.nodes {
@@ -149,13 +149,15 @@ fn no_nodes(progress: &Progress) -> String {
     if selector.is_empty() {
         return "no node agent has registered its node yet".into();
     }
-    let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    format!("no node agent on a host node with {} has registered its node yet", labels.join(","))
+    format!("no node agent on a host node with {selector} has registered its node yet")
 }
 
 fn addons(progress: &Progress) -> ConditionState {
     if let Err(error) = &progress.inside {
         return ConditionState::no(error.reason(), chain(error));
+    }
+    if progress.cluster.core_dns.mode == AddonMode::Unmanaged {
+        return ConditionState::yes("Unmanaged", "spec.addons.coreDNS.mode is Unmanaged");
     }
     match &progress.observation.dns {
         None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),

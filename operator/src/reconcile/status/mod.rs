@@ -41,12 +41,12 @@ pub(crate) async fn write(subject: &Subject, outcome: &Outcome<'_>, ctx: &Contex
 /// crash uses the same ones.
 pub(crate) async fn claim_range(subject: &Subject, cluster: &ValidatedCluster, ctx: &Context) -> Result<(), Error> {
     let previous = current(subject, ctx);
-    let range = cluster.service_cidr.to_string();
-    if previous.service_cidr.as_ref() == Some(&range) {
+    let ranges = vec![cluster.service_cidr.to_string()];
+    if previous.service_cidrs == ranges {
         return Ok(());
     }
     let next = VirtualClusterStatus {
-        service_cidr: Some(range),
+        service_cidrs: ranges,
         workload_namespace: Some(cluster.workload_namespace.to_string()),
         phase: Some(Phase::Provisioning),
         ..previous

@@ -9,10 +9,13 @@ use crate::model::{
 use crate::reconcile::dereference::Dereferenced;
 use crate::reconcile::validate::problems::{Problems, check_quantities, checked_resources, is_dns_name};
 use crate::reconcile::validate::{config_files, controllers, problems};
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use nestling_crds::names::{NodeName, TenantUid, hash65};
 use nestling_crds::v1alpha1::{
-    ApiServer, CloudControllerManager, ControllerManager, Expose, Isolation, Nodes, Placement, PodSecurity, Raw, Scheduler,
+    self as spec, ApiServer, CloudControllerManager, ControllerManager, Expose, Isolation, Kubeconfig, NodeSelector, Nodes, Placement,
+    PodSecurity, Raw, Scheduler,
 };
 use nestling_crds::versions::{Known, Version};
 use nestling_crds::{managed_flags, versions};
@@ -30,27 +33,34 @@ pub(super) fn version(asked: Option<&str>, running: Option<&str>, problems: &mut
     Some(known)
 }
 
-pub(super) fn images(known: &Known, config: &OperatorConfig) -> Images {
-    let registry = config.kubernetes_registry.trim_end_matches('/');
-    let kubernetes = |program: &str| format!("{registry}/{program}:{}", known.version);
+pub(super) fn images(known: &Known, asked: &spec::Images, config: &OperatorConfig) -> Images {
+    // Pods name the Secrets to pull with.
+    let spec::Images { registry, pull_secrets: _, overrides } = asked;
+    let registry = if registry.is_empty() { config.kubernetes_registry.trim_end_matches('/') } else { registry };
+    let image = |component: &str, default: String| overrides.get(component).cloned().unwrap_or(default);
+    let kubernetes = |program: &str| image(program, format!("{registry}/{program}:{}", known.version));
     Images {
         api_server: kubernetes("kube-apiserver"),
         controller_manager: kubernetes("kube-controller-manager"),
         scheduler: kubernetes("kube-scheduler"),
-        etcd: format!("{registry}/etcd:{}", known.etcd_tag),
-        coredns: format!("{registry}/coredns/coredns:{}", known.coredns_tag),
-        cloud_controller: config.cloud_controller_image.clone(),
+        etcd: image("etcd", format!("{registry}/etcd:{}", known.etcd_tag)),
+        coredns: image("coredns", format!("{registry}/coredns/coredns:{}", known.coredns_tag)),
+        cloud_controller: image("cloud-controller-manager", config.cloud_controller_image.clone()),
     }
 }
 
-pub(super) fn api_server(api_server: &ApiServer, problems: &mut Problems) -> ApiServerSettings {
+pub(super) fn api_server(api_server: &ApiServer, encryption_secret: Option<&Secret>, problems: &mut Problems) -> ApiServerSettings {
     const FIELD: &str = "spec.controlPlane.apiServer";
     let ApiServer { extra_args, resources, cert_sans, authentication, authorization: _, audit, encryption, admission } = api_server;
     ApiServerSettings {
         extra_args: problems::extra_args(&format!("{FIELD}.extraArgs"), extra_args, managed_flags::API_SERVER, problems),
         resources: checked_resources(&format!("{FIELD}.resources"), resources.as_ref(), problems),
         cert_sans: cert_sans.iter().filter_map(|name| san(name, problems)).collect(),
-        files: config_files::files(config_files::Given { authentication, audit, encryption, admission }, FIELD, problems),
+        files: config_files::files(
+            config_files::Given { authentication, audit, encryption, encryption_secret, admission },
+            FIELD,
+            problems,
+        ),
     }
 }
 
@@ -131,8 +141,8 @@ pub(super) fn pinned_node(
     if let Some(node) = &reads.pinned_node {
         return Some(node.clone());
     }
-    let wanted = || nodes.selector.iter().chain(&placement.node_selector);
-    let fits = |node: &&HostNode| node.ready && wanted().all(|(key, value)| node.labels.get(key) == Some(value));
+    let carries = |node: &HostNode| placement.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
+    let fits = |node: &&HostNode| node.ready && nodes.selector.matches(&node.labels) && carries(node);
     // Rendezvous hashing: a node that comes or goes changes the choice of few.
     let chosen = reads.host_nodes.iter().filter(fits).max_by_key(|node| hash65(&["pin", tenant.as_str(), node.name.as_str()]));
     if chosen.is_none() {
@@ -145,25 +155,48 @@ pub(super) fn pinned_node(
 }
 
 pub(super) fn placement(placement: &Placement) -> PlacementSettings {
-    let Placement { node_selector, tolerations, priority_class_name, zone_spread } = placement;
+    let Placement { node_selector, tolerations, priority_class_name, host_spread, zone_spread } = placement;
     PlacementSettings {
         node_selector: node_selector.clone(),
         tolerations: tolerations.clone(),
         priority_class: (!priority_class_name.is_empty()).then(|| priority_class_name.clone()),
+        host_spread: *host_spread,
         zone_spread: *zone_spread,
     }
 }
 
 pub(super) fn expose(expose: &Expose, problems: &mut Problems) -> ExposeSettings {
-    let Expose { type_, hostname, annotations } = expose;
+    let Expose { type_, hostname, annotations, source_ranges, load_balancer_class } = expose;
     if !hostname.is_empty() && !is_dns_name(hostname) {
         problems.add("spec.expose.hostname", format!("{hostname:?} must be a DNS name"));
     }
-    ExposeSettings { type_: *type_, hostname: (!hostname.is_empty()).then(|| hostname.clone()), annotations: annotations.clone() }
+    ExposeSettings {
+        type_: *type_,
+        hostname: (!hostname.is_empty()).then(|| hostname.clone()),
+        annotations: annotations.clone(),
+        source_ranges: source_ranges.clone(),
+        load_balancer_class: load_balancer_class.clone(),
+    }
 }
 
-pub(super) fn nodes(nodes: &Nodes, problems: &mut Problems) -> (BTreeMap<String, String>, BTreeMap<String, Quantity>) {
-    let Nodes { selector, capacity, static_pods: _ } = nodes;
+/// `None` also with a problem.
+pub(super) fn lifetime(kubeconfig: &Kubeconfig, problems: &mut Problems) -> Option<SignedDuration> {
+    let Kubeconfig { lifetime } = kubeconfig;
+    let parse = |text: &String| {
+        text.parse().map_err(|_| problems.add("spec.kubeconfig.lifetime", format!("{text:?} must be a duration such as 8760h or 90m"))).ok()
+    };
+    lifetime.as_ref().and_then(parse)
+}
+
+pub(super) fn nodes(nodes: &Nodes, problems: &mut Problems) -> (NodeSelector, BTreeMap<String, Quantity>) {
+    // Labels go to agents by way of the snapshot.
+    let Nodes { selector, labels: _, capacity, static_pods: _ } = nodes;
+    if let Some(key) = selector.former.keys().next() {
+        problems.add(
+            format!("spec.nodes.selector.{key}"),
+            "is not a field: spec.nodes.selector is a label selector; write labels under spec.nodes.selector.matchLabels",
+        );
+    }
     check_quantities("spec.nodes.capacity", capacity, problems);
     (selector.clone(), capacity.clone())
 }

@@ -23,7 +23,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use nestling_control_api::consts;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
-use nestling_crds::v1alpha1::{Topology, VirtualCluster, VirtualClusterSpec, refusals};
+use nestling_crds::v1alpha1::{Addons, Topology, VirtualCluster, VirtualClusterSpec, refusals};
 use network::Addresses;
 use problems::Problems;
 
@@ -47,7 +47,10 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         network,
         expose,
         nodes,
+        addons,
+        images,
         isolation,
+        kubeconfig,
         // The controller looks at it before anything else.
         paused: _,
         // Refused by the CRD's rules.
@@ -60,7 +63,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let known = control_plane::version(version.as_deref(), status.and_then(|status| status.version.as_deref()), problems);
     let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
-        let accepted = status.and_then(|status| status.service_cidr.as_deref());
+        let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str));
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
     });
     let pinned_node = match (*topology, &identity) {
@@ -70,12 +73,15 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         _ => None,
     };
     let members = etcd::members(*topology, etcd, control_plane.replicas, problems);
-    let api_server = control_plane::api_server(&control_plane.api_server, problems);
+    let api_server = control_plane::api_server(&control_plane.api_server, reads.encryption.as_ref(), problems);
     let controller_manager = control_plane::controller_manager(&control_plane.controller_manager, problems);
     let scheduler = control_plane::scheduler(&control_plane.scheduler, problems);
     let cloud_controller_manager = control_plane::cloud_controller_manager(&control_plane.cloud_controller_manager, problems);
     let expose = control_plane::expose(expose, problems);
     let (node_selector, node_capacity) = control_plane::nodes(nodes, problems);
+    let kubeconfig_lifetime = control_plane::lifetime(kubeconfig, problems);
+    let Addons { core_dns } = addons;
+    let pull_secrets = images.pull_secrets.iter().map(|secret| secret.name.clone()).collect();
     let (pod_security, network_policy, quota) = control_plane::isolation(isolation, problems);
 
     let identity = identity?;
@@ -90,7 +96,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         system_namespace: config.namespace.clone(),
         control_url: consts::control_url(&config.namespace),
         version: known.version,
-        images: control_plane::images(&known, config),
+        images: control_plane::images(&known, images, config),
         topology: *topology,
         replicas: control_plane.replicas,
         members,
@@ -105,6 +111,10 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         cloud_controller_manager,
         feature_gates: control_plane.feature_gates.clone(),
         placement: control_plane::placement(&control_plane.placement),
+        pod_template: control_plane.pod_template.clone(),
+        pull_secrets,
+        core_dns: core_dns.clone(),
+        kubeconfig_lifetime,
         etcd: etcd_settings?,
         expose,
         node_selector,

@@ -13,7 +13,7 @@ use nestling_crds::v1alpha1::Network;
 use std::net::{IpAddr, Ipv4Addr};
 use thiserror::Error;
 
-const FIELD: &str = "spec.network.serviceCIDR";
+const FIELD: &str = "spec.network.serviceCIDRs";
 /// Position of `kube-dns` in the range, as kubeadm has it.
 pub(crate) const DNS_INDEX: u32 = 10;
 /// kube-apiserver takes 20 host bits at most (`validateMaxCIDRRange`); DNS is the tenth address.
@@ -37,12 +37,13 @@ impl Addresses {
         config: &OperatorConfig,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let Network { service_cidr, cluster_domain, node_ports: _ } = network;
+        // The former name and further ranges are refused by the CRD's rules.
+        let Network { service_cidrs, service_cidr: _, cluster_domain, node_ports: _ } = network;
         if !is_dns_name(cluster_domain) {
             problems.add("spec.network.clusterDomain", format!("{cluster_domain:?} must be a DNS domain such as cluster.local"));
         }
         let accepted = accepted.and_then(|range| range.parse::<Ipv4Net>().ok());
-        let range = match (service_cidr, accepted) {
+        let range = match (service_cidrs.first(), accepted) {
             (Some(asked), accepted) => asked_for(asked, accepted, &reads.host_ranges, problems)?,
             (None, Some(accepted)) => accepted,
             (None, None) => allocated(tenant, reads, config, problems)?,

@@ -8,6 +8,8 @@ use crate::pki::installation;
 use crate::reconcile::dereference::Dereferenced;
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use nestling_crds::v1alpha1::VirtualCluster;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -43,6 +45,7 @@ pub(crate) fn reads() -> Dereferenced {
             .to_vec(),
         pinned_node: None,
         secrets: BTreeMap::new(),
+        encryption: None,
         installation: Arc::new(installation::generate(now(), SignedDuration::from_hours(87600)).unwrap()),
     }
 }
@@ -51,6 +54,10 @@ pub(crate) fn check(spec: &Value) -> Result<ValidatedCluster, Vec<Invalid>> {
     validate(&vc(spec), &reads(), &config())
 }
 
+/// With a Secret of encryption keys, should the spec name one.
 pub(crate) fn cluster(spec: &Value) -> ValidatedCluster {
-    check(spec).unwrap()
+    let file = "resources: [{resources: [secrets], providers: [{identity: {}}]}]";
+    let data = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(file.as_bytes().to_vec()))]);
+    let reads = Dereferenced { encryption: Some(Secret { data: Some(data), ..Secret::default() }), ..reads() };
+    validate(&vc(spec), &reads, &config()).unwrap()
 }

@@ -1,9 +1,12 @@
 use super::testing::{check, cluster, config, reads, vc};
 use super::*;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use nestling_crds::names::NodeName;
 use nestling_crds::v1alpha1::VirtualClusterStatus;
 use rstest::rstest;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 fn problems(spec: &Value) -> String {
     match check(spec) {
@@ -25,14 +28,13 @@ fn an_empty_spec_is_a_working_cluster() {
 
 #[rstest]
 #[case(json!({"version": "v1.37"}))]
-#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "hdd"}}}))]
+#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"matchLabels": {"disk": "hdd"}}}}))]
 #[case(json!({"topology": "External", "etcd": {"replicas": 1}}))]
 #[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "-cronjob", "-ttl-controller"]}}}))]
 #[case(json!({"controlPlane": {"cloudControllerManager": {"controllers": ["-node"]}}}))]
 #[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "event-ttl", "value": "2h"}, {"name": "v", "value": "4"}], "certSANs": ["*.example.com", "2001:db8::1"]}}}))]
 #[case(json!({"controlPlane": {"scheduler": {"profiles": [{"schedulerName": "default-scheduler"}, {"schedulerName": "packing"}]}}}))]
 #[case(json!({"controlPlane": {"apiServer": {"authentication": {"jwt": []}, "audit": {"rules": [{"level": "Metadata"}]}}}}))]
-#[case(json!({"controlPlane": {"apiServer": {"encryption": {"resources": [{"resources": ["secrets"], "providers": [{"identity": {}}]}]}}}}))]
 #[case(json!({"etcd": {"storage": {"medium": "Memory", "size": "512Mi"}}}))]
 #[case(json!({"expose": {"type": "LoadBalancer", "hostname": "api.example.com"}}))]
 #[case(json!({"isolation": {"podSecurity": "restricted", "quota": {"pods": "100", "requests.cpu": "4"}}}))]
@@ -46,25 +48,29 @@ fn good_specs_pass(#[case] spec: Value) {
 #[case(json!({"controlPlane": {"replicas": 0}}), "is not supported yet; use 1")]
 #[case(json!({"topology": "External", "etcd": {"replicas": 3}}), "spec.etcd.replicas more than one member is not supported yet")]
 #[case(json!({"etcd": {"replicas": 1}}), "spec.etcd.replicas is for topology External")]
-#[case(json!({"etcd": {"endpoints": [{"url": "https://a:2379", "secretRef": {"name": "s"}}]}}), "spec.etcd.endpoints an etcd of your own is not supported yet")]
+#[case(json!({"etcd": {"external": {"endpoints": ["https://a:2379"], "secretRef": {"name": "s"}}}}), "spec.etcd.external an etcd of your own is not supported yet")]
+#[case(json!({"nodes": {"selector": {"disk": "ssd"}}}), "spec.nodes.selector.disk is not a field: spec.nodes.selector is a label selector; write labels under spec.nodes.selector.matchLabels")]
+#[case(json!({"network": {"serviceCIDR": "10.200.0.0/20"}}), "spec.network.serviceCIDR is the field's former name: use serviceCIDRs")]
+#[case(json!({"controlPlane": {"apiServer": {"encryption": {"secretRef": {"name": "keys"}}}}}), "spec.controlPlane.apiServer.encryption.secretRef Secret keys does not exist")]
+#[case(json!({"controlPlane": {"apiServer": {"admission": {"plugins": [{"name": "ImagePolicyWebhook", "configuration": {"imagePolicy": {"kubeConfigFile": "/x"}}}]}}}}), "credentials do not belong into the spec")]
 #[case(json!({"etcd": {"backup": {"schedule": "@daily"}}}), "spec.etcd.backup backups are not supported yet")]
 #[case(json!({"etcd": {"storage": {"size": "lots"}}}), "spec.etcd.storage.size \"lots\" must be a quantity")]
 #[case(json!({"etcd": {"storage": {"size": "16Mi"}}}), "at least 256Mi")]
 #[case(json!({"etcd": {"storage": {"medium": "Memory", "storageClassName": "fast"}}}), "exclude each other")]
 #[case(json!({"hibernate": true}), "spec.hibernate hibernation is not supported yet")]
 #[case(json!({"network": {"nodePorts": "External"}}), "spec.network.nodePorts External is not supported yet")]
-#[case(json!({"network": {"serviceCIDR": "10.96.0.0/20"}}), "10.96.0.0/20 overlaps 10.96.0.0/16, which the host uses")]
-#[case(json!({"network": {"serviceCIDR": "172.30.0.0/24"}}), "overlaps 172.30.0.1/32")]
-#[case(json!({"network": {"serviceCIDR": "10.200.0.1/24"}}), "spec.network.serviceCIDR must not have host bits set")]
-#[case(json!({"network": {"serviceCIDR": "10.0.0.0/8"}}), "must be between /12 and /28")]
-#[case(json!({"network": {"serviceCIDR": "fd00::/112"}}), "IPv6 is not supported yet")]
-#[case(json!({"network": {"serviceCIDR": "wide"}}), "must be a CIDR")]
+#[case(json!({"network": {"serviceCIDRs": ["10.96.0.0/20"]}}), "10.96.0.0/20 overlaps 10.96.0.0/16, which the host uses")]
+#[case(json!({"network": {"serviceCIDRs": ["172.30.0.0/24"]}}), "overlaps 172.30.0.1/32")]
+#[case(json!({"network": {"serviceCIDRs": ["10.200.0.1/24"]}}), "spec.network.serviceCIDRs must not have host bits set")]
+#[case(json!({"network": {"serviceCIDRs": ["10.0.0.0/8"]}}), "must be between /12 and /28")]
+#[case(json!({"network": {"serviceCIDRs": ["fd00::/112"]}}), "IPv6 is not supported yet")]
+#[case(json!({"network": {"serviceCIDRs": ["wide"]}}), "must be a CIDR")]
 #[case(json!({"network": {"clusterDomain": "Cluster.Local"}}), "spec.network.clusterDomain must be a DNS domain")]
 #[case(json!({"expose": {"type": "Gateway"}}), "spec.expose.type Gateway is not supported yet")]
 #[case(json!({"expose": {"hostname": "not a name"}}), "spec.expose.hostname must be a DNS name")]
 #[case(json!({"nodes": {"staticPods": [{}]}}), "spec.nodes.staticPods static pods are not supported yet")]
 #[case(json!({"nodes": {"capacity": {"cpu": "many"}}}), "spec.nodes.capacity[cpu] \"many\" must be a quantity")]
-#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "tape"}}}), "SingleNode needs a Ready host node")]
+#[case(json!({"topology": "SingleNode", "nodes": {"selector": {"matchLabels": {"disk": "tape"}}}}), "SingleNode needs a Ready host node")]
 #[case(json!({"isolation": {"quota": {"pods": "-1"}}}), "spec.isolation.quota[pods]")]
 #[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "etcd_servers", "value": "x"}]}}}), "flag --etcd_servers is managed: use spec.etcd")]
 #[case(json!({"controlPlane": {"apiServer": {"extraArgs": [{"name": "--v", "value": "4"}]}}}), "without leading dashes")]
@@ -74,7 +80,6 @@ fn good_specs_pass(#[case] spec: Value) {
 #[case(json!({"controlPlane": {"apiServer": {"authentication": {"kind": "Policy"}}}}), "kind must be AuthenticationConfiguration")]
 #[case(json!({"controlPlane": {"apiServer": {"authentication": {"anonymous": {"enabled": false}}}}}), "anonymous must let /livez and /readyz in")]
 #[case(json!({"controlPlane": {"apiServer": {"audit": {"apiVersion": "v1"}}}}), "audit apiVersion must be audit.k8s.io/v1")]
-#[case(json!({"controlPlane": {"apiServer": {"encryption": {"resources": [{"providers": [{"kms": {}}]}]}}}}), "provider kms is not supported yet")]
 #[case(json!({"controlPlane": {"apiServer": {"admission": {"plugins": [{"name": "PodSecurity", "path": "/x"}]}}}}), "plugins[].path is not supported")]
 #[case(json!({"controlPlane": {"controllerManager": {"controllers": ["*", "-cronjobs"]}}}), "\"-cronjobs\" is not known; known are")]
 #[case(json!({"controlPlane": {"controllerManager": {"controllers": ["nodeipam"]}}}), "pods get their addresses from the host's network")]
@@ -90,7 +95,7 @@ fn bad_specs_say_what_to_do(#[case] spec: Value, #[case] expected: &str) {
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let spec = json!({"hibernate": true, "version": "v1.12", "network": {"serviceCIDR": "wide"}, "expose": {"type": "Gateway"}});
+    let spec = json!({"hibernate": true, "version": "v1.12", "network": {"serviceCIDRs": ["wide"]}, "expose": {"type": "Gateway"}});
     assert_eq!(check(&spec).unwrap_err().len(), 4);
 }
 
@@ -100,14 +105,14 @@ fn with_status(spec: &Value, status: VirtualClusterStatus) -> VirtualCluster {
 
 #[test]
 fn the_range_in_force_stays() {
-    let in_force = VirtualClusterStatus { service_cidr: Some("10.96.0.0/20".into()), ..VirtualClusterStatus::default() };
+    let in_force = VirtualClusterStatus { service_cidrs: vec!["10.96.0.0/20".into()], ..VirtualClusterStatus::default() };
     // Even where the host has grown into it.
     let kept = validate(&with_status(&json!({}), in_force.clone()), &reads(), &config()).unwrap();
     assert_eq!(kept.service_cidr.to_string(), "10.96.0.0/20");
     assert_eq!(kept.kubernetes_address.to_string(), "10.96.0.1");
     assert_eq!(kept.dns_address.to_string(), "10.96.0.10");
 
-    let other = with_status(&json!({"network": {"serviceCIDR": "10.200.0.0/20"}}), in_force);
+    let other = with_status(&json!({"network": {"serviceCIDRs": ["10.200.0.0/20"]}}), in_force);
     let problems = validate(&other, &reads(), &config()).unwrap_err();
     assert!(problems[0].message.contains("immutable"), "{problems:?}");
 }
@@ -116,7 +121,7 @@ fn the_range_in_force_stays() {
 fn tenants_may_ask_for_the_same_range() {
     let mut reads = reads();
     reads.taken = vec![(TenantUid::new("other"), "10.200.0.0/20".parse().unwrap())];
-    let spec = json!({"network": {"serviceCIDR": "10.200.0.0/20"}});
+    let spec = json!({"network": {"serviceCIDRs": ["10.200.0.0/20"]}});
     assert!(validate(&vc(&spec), &reads, &config()).is_ok());
 }
 
@@ -131,7 +136,7 @@ fn minor_versions_are_not_skipped_or_lowered() {
 
 #[test]
 fn a_single_node_cluster_stays_where_it_is() {
-    let spec = json!({"topology": "SingleNode", "nodes": {"selector": {"disk": "ssd"}}});
+    let spec = json!({"topology": "SingleNode", "nodes": {"selector": {"matchLabels": {"disk": "ssd"}}}});
     let mut reads = reads();
     let chosen = validate(&vc(&spec), &reads, &config()).unwrap().pinned_node.unwrap();
     assert!(["node-1", "node-2"].contains(&chosen.as_str()));
@@ -148,4 +153,49 @@ fn anonymous_requests_reach_health_only() {
     let authentication: Value = serde_json::from_str(&files.authentication).unwrap();
     assert_eq!(authentication["anonymous"]["conditions"], json!([{"path": "/livez"}, {"path": "/readyz"}, {"path": "/healthz"}]));
     assert_eq!(authentication["kind"], "AuthenticationConfiguration");
+}
+
+fn encrypted(file: &str) -> Result<crate::model::ValidatedCluster, Vec<Invalid>> {
+    let data = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(file.as_bytes().to_vec()))]);
+    let reads = Dereferenced { encryption: Some(Secret { data: Some(data), ..Secret::default() }), ..reads() };
+    let spec = json!({"controlPlane": {"apiServer": {"encryption": {"secretRef": {"name": "keys"}}}}});
+    validate(&vc(&spec), &reads, &config())
+}
+
+#[test]
+fn encryption_is_read_from_its_secret() {
+    let key = "c2VjcmV0IGlzIHNlY3VyZSwgaXMgaXQ/IFllcywgaXM=";
+    let file = format!(
+        "resources: [{{resources: [secrets], providers: [{{secretbox: {{keys: [{{name: a, secret: {key}}}]}}}}, {{identity: {{}}}}]}}]"
+    );
+    let files = encrypted(&file).unwrap().api_server.files;
+    let content: Value = serde_json::from_str(&files.encryption.unwrap()).unwrap();
+    assert_eq!(
+        (content["kind"].as_str(), content["resources"][0]["providers"][1].clone()),
+        (Some("EncryptionConfiguration"), json!({"identity": {}}))
+    );
+}
+
+#[rstest]
+#[case("[]", "is not a YAML object")]
+#[case("kind: Policy", "kind must be EncryptionConfiguration")]
+#[case("resources: []", "resources must be a list and not empty")]
+#[case("resources: [{resources: [secrets], providers: [{kms: {}}]}]", "provider kms is not supported yet")]
+#[case("resources: [{resources: [secrets], providers: [{vault: {}}]}]", "providers are identity, secretbox, aescbc and aesgcm")]
+#[case(
+    "resources: [{resources: [secrets], providers: [{aescbc: {keys: [{name: a, secret: dG9wc2VjcmV0}]}}]}]",
+    "a base64 secret of [16, 24, 32] bytes"
+)]
+fn bad_encryption_is_told_without_its_content(#[case] file: &str, #[case] expected: &str) {
+    let problems = encrypted(file).unwrap_err();
+    let text = problems[0].to_string();
+    assert!(text.contains("key encryption.yaml of Secret keys") && text.contains(expected) && !text.contains("dG9w"), "{text}");
+}
+
+#[test]
+fn images_come_from_where_the_spec_says() {
+    let spec = json!({"images": {"registry": "registry.example.com/k8s", "overrides": {"etcd": "other.example/etcd:x", "coredns": "other.example/dns:y"}}});
+    let images = cluster(&spec).images;
+    assert_eq!(images.api_server, "registry.example.com/k8s/kube-apiserver:v1.37.2");
+    assert_eq!((images.etcd.as_str(), images.coredns.as_str()), ("other.example/etcd:x", "other.example/dns:y"));
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 fn ours_are_managed(#[case] topology: &str) {
     let cluster = cluster(&json!({
         "topology": topology,
-        "controlPlane": {"featureGates": {"AllAlpha": false}, "apiServer": {"audit": {}, "encryption": {}, "admission": {}}},
+        "controlPlane": {"featureGates": {"AllAlpha": false}, "apiServer": {"audit": {}, "encryption": {"secretRef": {"name": "keys"}}, "admission": {}}},
     }));
     let check = |program: &str, args: Vec<String>, managed: &[ManagedFlags]| {
         for arg in args {

@@ -44,7 +44,7 @@ fn a_change_replaces_only_the_pods_that_read_it() {
         (json!({"topology": "External", "controlPlane": {"apiServer": {"authentication": {"jwt": []}}}}), [false, false, false]),
         (json!({"topology": "External", "controlPlane": {"apiServer": {"certSANs": ["a.example.com"]}}}), [false, false, false]),
         (json!({"topology": "External", "isolation": {"podSecurity": "restricted"}}), [false, false, false]),
-        (json!({"topology": "External", "nodes": {"selector": {"disk": "ssd"}}}), [false, false, false]),
+        (json!({"topology": "External", "nodes": {"selector": {"matchLabels": {"disk": "ssd"}}}}), [false, false, false]),
         (json!({"topology": "External", "etcd": {"placement": {"nodeSelector": {"disk": "ssd"}}}}), [true, false, false]),
     ] {
         let after = templates_with(&spec, &keys);

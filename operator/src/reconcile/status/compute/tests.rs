@@ -228,7 +228,7 @@ fn a_failure_keeps_what_is_known_and_names_the_reason() {
     let error = Error::NoAddress;
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
     let failed = compute(&ready, Some(2), &Outcome::Failed(&error), now());
-    assert_eq!(failed.service_cidr, ready.service_cidr);
+    assert_eq!(failed.service_cidrs, ready.service_cidrs);
     assert_eq!(state(&failed, "Ready").0, "True");
     assert_eq!(state(&failed, "Degraded"), ("True", "NoAddress", "the host gave the Service of the API no address"));
     let healed = after(&failed, &running(&json!({})));
