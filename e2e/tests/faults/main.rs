@@ -3,7 +3,7 @@
 //!
 //! Run by `make test`; by hand: `cargo test -p nestling-e2e --test faults -- --ignored --test-threads=1`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Namespace, Running, Tenant, eventually};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -63,71 +63,74 @@ fn calls(client: &Running) -> (usize, usize) {
 
 /// At least one call per second of `outage` was made since there were `before`, and none has failed since the start: traffic was neither
 /// refused nor held back.
-fn traffic_continued(what: &str, client: &Running, before: usize, outage: Duration) -> Result<()> {
+fn traffic_continued(client: &Running, before: usize, outage: Duration) -> Result<()> {
     let (made, failed) = calls(client);
     let during = made - before;
-    ensure!(failed == 0, "{what}: {failed} of {made} calls failed\n{}", client.stderr());
-    ensure!(during as u64 >= outage.as_secs().max(5), "{what}: {during} calls in {outage:?}\n{}", client.stderr());
+    ensure!(failed == 0, "{failed} of {made} calls failed\n{}", client.stderr());
+    ensure!(during as u64 >= outage.as_secs().max(5), "{during} calls in {outage:?}\n{}", client.stderr());
     Ok(())
 }
 
-fn undisturbed(what: &str, disturb: impl FnOnce(&Tenant) -> Result<()>) -> Result<()> {
-    let tenant = Tenant::create("survivor", "{}")?;
-    let ns = serving(&tenant)?;
-    ns.run(&["create", "configmap", "kept", "--from-literal=a=b"])?;
-    let client = client(&tenant, &ns)?;
-    let before = lives(&ns)?;
-    eventually("the client calls", Duration::from_secs(20), || {
-        ensure!(calls(&client).0 > 3, "{}{}", client.stdout(), client.stderr());
-        Ok(())
-    })?;
-    let (calls_before, outage) = (calls(&client).0, Instant::now());
-    disturb(&tenant)?;
-    eventually("the tenant's API answers again", Duration::from_secs(90), || ns.run(&["get", "--raw", "/readyz"]))?;
-    traffic_continued(what, &client, calls_before, outage.elapsed())?;
-    ensure!(ns.field("configmap/kept", ".data.a")? == "b", "{what}: data was lost");
-    // New pods start as well.
-    ns.run(&["run", "after", "--image", AGNHOST, "--command", "--", "/agnhost", "pause"])?;
-    eventually("a new pod runs", Duration::from_secs(90), || ns.wait_for("pod/after", "condition=Ready", 5))?;
-    let after = lives(&ns)?;
-    for (pod, life) in &before {
-        ensure!(after.get(pod) == Some(life), "{what}: pod {pod} was {life}, is {:?}", after.get(pod));
-    }
-    tenant.host().wait_for("virtualcluster/survivor", "condition=Ready", 60)
+fn system() -> Kubectl {
+    Kubectl::host().in_namespace("nestling-system")
 }
 
 fn delete_pods(kubectl: &Kubectl, selector: &str) -> Result<()> {
     kubectl.run(&["delete", "pods", "-l", selector, "--timeout=100s"]).map(drop)
 }
 
-#[test]
-#[ignore = "needs a host cluster with Nestling installed, to itself"]
-fn deleting_the_operator_pods_does_not_disturb_tenants() -> Result<()> {
-    undisturbed("operator", |_| {
-        let system = Kubectl::host().in_namespace("nestling-system");
-        delete_pods(&system, "app.kubernetes.io/component=operator")?;
-        system.rolled_out("deployment/nestling-operator")
-    })
-}
+type Disturb = fn(&Tenant) -> Result<()>;
 
-#[test]
-#[ignore = "needs a host cluster with Nestling installed, to itself"]
-fn deleting_the_agents_does_not_disturb_tenants() -> Result<()> {
-    undisturbed("agent", |_| {
-        let system = Kubectl::host().in_namespace("nestling-system");
-        delete_pods(&system, "app.kubernetes.io/component=node-agent")?;
-        system.rolled_out("daemonset/nestling-agent")
-    })
-}
-
-#[test]
-#[ignore = "needs a host cluster with Nestling installed, to itself"]
-fn deleting_the_control_plane_pods_loses_nothing() -> Result<()> {
-    undisturbed("control plane", |tenant| {
+/// What is deleted, and how; each ends once it is back.
+const OUTAGES: [(&str, Disturb); 3] = [
+    ("operator", |_| {
+        delete_pods(&system(), "app.kubernetes.io/component=operator")?;
+        system().rolled_out("deployment/nestling-operator")
+    }),
+    ("agents", |_| {
+        delete_pods(&system(), "app.kubernetes.io/component=node-agent")?;
+        system().rolled_out("daemonset/nestling-agent")
+    }),
+    ("control-plane", |tenant| {
         tenant.host().run(&["delete", "pod", "survivor-control-plane-0", "--timeout=100s"])?;
-        tenant.host().run(&["delete", "pods", "-l", "nestling.dev/component=controllers", "--timeout=60s"])?;
+        delete_pods(tenant.host(), "nestling.dev/component=controllers")?;
         eventually("the control plane is back", Duration::from_secs(100), || {
             tenant.host().wait_for("pod/survivor-control-plane-0", "condition=Ready", 10)
         })
-    })
+    }),
+];
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed, to itself"]
+fn deleting_programs_loses_nothing_and_does_not_disturb_pods() -> Result<()> {
+    let tenant = Tenant::create("survivor", "{}")?;
+    let ns = serving(&tenant)?;
+    ns.run(&["create", "configmap", "kept", "--from-literal=a=b"])?;
+    let client = client(&tenant, &ns)?;
+    eventually("the client calls", Duration::from_secs(20), || {
+        ensure!(calls(&client).0 > 3, "{}{}", client.stdout(), client.stderr());
+        Ok(())
+    })?;
+    for (what, disturb) in OUTAGES {
+        undisturbed(what, &tenant, &ns, &client, disturb).with_context(|| format!("deleting the {what} pods"))?;
+    }
+    Ok(())
+}
+
+fn undisturbed(what: &str, tenant: &Tenant, ns: &Namespace, client: &Running, disturb: Disturb) -> Result<()> {
+    let before = lives(ns)?;
+    let (calls_before, outage) = (calls(client).0, Instant::now());
+    disturb(tenant)?;
+    eventually("the tenant's API answers again", Duration::from_secs(90), || ns.run(&["get", "--raw", "/readyz"]))?;
+    traffic_continued(client, calls_before, outage.elapsed())?;
+    ensure!(ns.field("configmap/kept", ".data.a")? == "b", "data was lost");
+    // New pods start as well.
+    let new = format!("after-{what}");
+    ns.run(&["run", &new, "--image", AGNHOST, "--command", "--", "/agnhost", "pause"])?;
+    eventually("a new pod runs", Duration::from_secs(90), || ns.wait_for(&format!("pod/{new}"), "condition=Ready", 5))?;
+    let after = lives(ns)?;
+    for (pod, life) in &before {
+        ensure!(after.get(pod) == Some(life), "pod {pod} was {life}, is {:?}", after.get(pod));
+    }
+    tenant.host().wait_for("virtualcluster/survivor", "condition=Ready", 60)
 }
