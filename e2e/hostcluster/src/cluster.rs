@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use crate::catalog::{self, CatalogError, Stored};
 use crate::cgroup::{CgroupError, Hierarchies};
 use crate::command;
-use crate::containerd::{self, Machine};
-use crate::control::{self, ControlPlaneError};
+use crate::containerd::{self, ConfigError, Machine};
+use crate::control;
 use crate::files::{self, FileError};
 use crate::health::{self, AddonError, HealthError};
 use crate::launch::{self, LaunchError};
 use crate::network::{self, NetworkError};
-use crate::node::{self, NodeError};
+use crate::node;
 use crate::pki::{self, Pair, PkiError};
 use crate::preflight::{self, PreflightError};
 use crate::programs::{self, BuildError, Programs, Versions, VersionsError};
@@ -40,10 +40,8 @@ pub(crate) enum UpError {
     Seed(#[from] SeedError),
     #[error("cannot make the cluster's certificates")]
     Pki(#[from] PkiError),
-    #[error("cannot configure the control plane")]
-    ControlPlane(#[from] ControlPlaneError),
-    #[error("cannot configure a node")]
-    Node(#[from] NodeError),
+    #[error("cannot configure a unit")]
+    Configure(#[from] ConfigError),
     #[error("cannot start a unit")]
     Launch(#[from] LaunchError),
     #[error("cannot set up the network")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::command::Run;
 use crate::files::{self, Access, FileError};
 use crate::launch::{self, LaunchError};
+use crate::pki::PkiError;
 use crate::programs::{BuildError, Programs, Versions, VersionsError};
 use crate::unit::{Disks, Service};
 use crate::workdir::WorkDir;
@@ -22,13 +23,16 @@ pub(crate) struct Machine {
     pub(crate) restricted: bool,
 }
 
+/// Why the files of a unit could not be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error("cannot find a program")]
     Program(#[from] BuildError),
     #[error("cannot find an image")]
     Image(#[from] VersionsError),
-    #[error("cannot write the configuration of containerd")]
+    #[error("cannot make certificates")]
+    Certificates(#[from] PkiError),
+    #[error("cannot write a configuration file")]
     File(#[from] FileError),
 }
 

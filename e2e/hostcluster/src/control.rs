@@ -2,23 +2,15 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::files::FileError;
+use crate::containerd::ConfigError;
 use crate::pki::{self, Pair};
-use crate::programs::{BuildError, Programs};
+use crate::programs::Programs;
 use crate::topology::{API_PORT, CONTROL, CONTROL_ADDRESS, POD_CIDR, SERVICE_CIDR, api_address};
 use crate::unit::{Disks, Endpoint, Service, UnitSpec};
 use crate::workdir::WorkDir;
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ControlPlaneError {
-    #[error("cannot find a program")]
-    Program(#[from] BuildError),
-    #[error("cannot write a kubeconfig")]
-    File(#[from] FileError),
-}
-
 /// The unit of the control plane; also writes the kubeconfigs that it reads.
-pub(crate) fn unit(work: &WorkDir, programs: &Programs) -> Result<UnitSpec, ControlPlaneError> {
+pub(crate) fn unit(work: &WorkDir, programs: &Programs) -> Result<UnitSpec, ConfigError> {
     let dir = work.unit(CONTROL);
     let certificates = work.pki();
     for component in ["kube-controller-manager", "kube-scheduler"] {

@@ -10,7 +10,7 @@
 //! Everything that may be left on the machine can be found again without a state file: processes are in cgroups named
 //! `nestling-*`, namespaces are pinned below the work directory, and one link is named `nestling0`.
 //!
-//! Order: topology ← files ← command ← workdir ← programs ← image ← archive ← catalog ← cgroup ← unit ← supervisor ← launch ← containerd ← seed ← pki ← network ← control ← node ← health ← preflight ← cluster ← fault ← cli
+//! Order: topology ← files ← command ← workdir ← programs ← image ← archive ← catalog ← cgroup ← unit ← supervisor ← launch ← pki ← containerd ← seed ← network ← control ← node ← health ← preflight ← cluster ← fault ← cli
 
 pub mod archive;
 mod catalog;

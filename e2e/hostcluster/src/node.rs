@@ -8,30 +8,24 @@ use serde_json::json;
 
 use crate::cgroup::Hierarchies;
 use crate::containerd::{self, ConfigError, Machine};
-use crate::files::{self, Access, FileError};
-use crate::pki::{self, Pair, PkiError};
-use crate::programs::{BuildError, Programs, Versions};
+use crate::files::{self, Access};
+use crate::pki::{self, Pair};
+use crate::programs::{Programs, Versions};
 use crate::topology::{DNS_SERVICE, Node, POD_CIDR, REGION, SWITCH_ADDRESS, api_address};
 use crate::unit::{Endpoint, Service, UnitSpec};
 use crate::workdir::WorkDir;
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NodeError {
-    #[error("cannot find a program")]
-    Program(#[from] BuildError),
-    #[error("cannot configure containerd")]
-    Containerd(#[from] ConfigError),
-    #[error("cannot make the node's certificates")]
-    Certificates(#[from] PkiError),
-    #[error("cannot write the node's configuration")]
-    File(#[from] FileError),
-}
 
 /// Inside the node.
 const CONFIG: &str = "/etc/kubernetes";
 
 /// The unit of a node; also writes the files that it reads.
-pub(crate) fn unit(work: &WorkDir, versions: &Versions, programs: &Programs, machine: &Machine, node: Node) -> Result<UnitSpec, NodeError> {
+pub(crate) fn unit(
+    work: &WorkDir,
+    versions: &Versions,
+    programs: &Programs,
+    machine: &Machine,
+    node: Node,
+) -> Result<UnitSpec, ConfigError> {
     let name = node.name();
     let dir = work.unit(&name);
     write_files(work, &dir, node)?;
@@ -88,7 +82,7 @@ fn pinned_settings() -> BTreeMap<PathBuf, String> {
     values.into_iter().map(|(key, value)| (Path::new("/proc/sys").join(key), value.to_owned())).collect()
 }
 
-fn write_files(work: &WorkDir, dir: &Path, node: Node) -> Result<(), NodeError> {
+fn write_files(work: &WorkDir, dir: &Path, node: Node) -> Result<(), ConfigError> {
     let (client, serving) = pki::node(&work.pki(), node)?;
     let pki_dir = work.pki();
     let config = dir.join("etc-kubernetes");
