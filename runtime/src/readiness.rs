@@ -22,14 +22,6 @@ pub struct Pending {
     readiness: Readiness,
 }
 
-/// Something whose readiness changes, such as a connection. Starts closed; a dropped gate no longer counts.
-#[derive(Debug)]
-pub struct Gate {
-    name: String,
-    readiness: Readiness,
-    closed: Option<Pending>,
-}
-
 impl Readiness {
     /// Not ready until the handle is dropped.
     pub fn pending(&self, name: impl Into<String>) -> Pending {
@@ -39,13 +31,6 @@ impl Readiness {
         waiting.names.insert(id, name.into());
         drop(waiting);
         Pending { id, readiness: self.clone() }
-    }
-
-    /// Not ready while the gate is closed.
-    pub fn gate(&self, name: impl Into<String>) -> Gate {
-        let name = name.into();
-        let closed = Some(self.pending(name.clone()));
-        Gate { name, readiness: self.clone(), closed }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -75,16 +60,6 @@ impl Drop for Pending {
     }
 }
 
-impl Gate {
-    pub fn set_ready(&mut self, ready: bool) {
-        if ready {
-            self.closed = None;
-        } else if self.closed.is_none() {
-            self.closed = Some(self.readiness.pending(self.name.clone()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,20 +74,6 @@ mod tests {
         drop(watch);
         assert_eq!(readiness.waiting_for(), ["cache"]);
         drop(cache);
-        assert!(readiness.is_ready());
-    }
-
-    #[test]
-    fn a_gate_opens_and_closes() {
-        let readiness = Readiness::default();
-        let mut gate = readiness.gate("operator");
-        assert!(!readiness.is_ready());
-        gate.set_ready(true);
-        assert!(readiness.is_ready());
-        gate.set_ready(false);
-        gate.set_ready(false);
-        assert_eq!(readiness.waiting_for(), ["operator"]);
-        drop(gate);
         assert!(readiness.is_ready());
     }
 
