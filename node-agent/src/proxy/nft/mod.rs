@@ -14,13 +14,7 @@
 //!   recorder-T: original daddr.proto.dport ─ sticky-T ─▶ record-SECONDS-T: puts the endpoint into affinity-T
 //! nat postrouting 90: dnat and saddr in pods; and saddr.daddr in hairpin, or in and out by one of bridges ─▶ masquerading
 //! ```
-//! Everything hangs on the source address, which is unique on a node, so tenants may overlap with each other and with the
-//! host. Chains per number of endpoints (N) instead of per Service: a change touches map elements only, and ten thousand
-//! Services load in half a second. −110 is before the host's kube-proxy (−100); nat chains of all tables run in the
-//! order of their priorities at one hook, and the first that translates ends it.
-//!
-//! `reject` and `drop` stand in the nat chain itself: it sees exactly the first packet of a connection that is not
-//! translated yet, so what is established is never cut.
+//! `T` is a tenant, `N` a number of endpoints. Why it is built like this: `docs/architecture.md`, "Services".
 
 mod exec;
 mod listing;
