@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
-use summary::{Cpu, Memory, Summary, Swap};
+use summary::{Summary, Usage};
 
 /// `/stats/summary`.
 pub(super) async fn summary(State(cri): State<Arc<dyn Cri>>, Extension(tenant): Extension<Arc<Tenant>>) -> Response {
@@ -116,16 +116,14 @@ struct Families {
 }
 
 impl Families {
-    fn add(&mut self, labels: &str, cpu: Option<&Cpu>, memory: Option<&Memory>, swap: Option<&Swap>, start: Option<Timestamp>) {
-        if let Some((used, at)) = cpu.and_then(|cpu| Some((cpu.usage_core_nano_seconds?, cpu.time))) {
-            self.cpu.push((labels.to_owned(), float(used) / NANO, Some(at)));
-        }
-        if let Some((used, at)) = memory.and_then(|memory| Some((memory.working_set_bytes?, memory.time))) {
-            self.memory.push((labels.to_owned(), float(used), Some(at)));
-        }
-        if let Some((used, at)) = swap.and_then(|swap| Some((swap.swap_usage_bytes?, swap.time))) {
-            self.swap.push((labels.to_owned(), float(used), Some(at)));
-        }
+    fn add(&mut self, labels: &str, cpu: Option<&Usage>, memory: Option<&Usage>, swap: Option<&Usage>, start: Option<Timestamp>) {
+        let sample = |usage: Option<&Usage>, name: &str, unit: f64| {
+            let usage = usage?;
+            Some((labels.to_owned(), float(*usage.figures.get(name)?) / unit, Some(usage.time)))
+        };
+        self.cpu.extend(sample(cpu, "usageCoreNanoSeconds", NANO));
+        self.memory.extend(sample(memory, "workingSetBytes", 1.0));
+        self.swap.extend(sample(swap, "swapUsageBytes", 1.0));
         if let Some(start) = start {
             self.start.push((labels.to_owned(), start.as_duration().as_secs_f64(), None));
         }

@@ -7,6 +7,7 @@ use crate::server::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -21,9 +22,9 @@ pub(super) struct NodeStats {
     pub(super) node_name: String,
     pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cpu: Option<Cpu>,
+    pub(super) cpu: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) memory: Option<Memory>,
+    pub(super) memory: Option<Usage>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -33,13 +34,13 @@ pub(super) struct PodStats {
     pub(super) start_time: Option<Timestamp>,
     pub(super) containers: Vec<ContainerStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cpu: Option<Cpu>,
+    pub(super) cpu: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) memory: Option<Memory>,
+    pub(super) memory: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) network: Option<Network>,
     #[serde(rename = "process_stats", skip_serializing_if = "Option::is_none")]
-    pub(super) process_stats: Option<Processes>,
+    pub(super) process_stats: Option<Figures>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -55,55 +56,26 @@ pub(super) struct ContainerStats {
     pub(super) name: String,
     pub(super) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cpu: Option<Cpu>,
+    pub(super) cpu: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) memory: Option<Memory>,
+    pub(super) memory: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) swap: Option<Swap>,
+    pub(super) swap: Option<Usage>,
 }
 
-/// Use of the processor: nanoseconds of one core's time, in all and per second lately.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Cpu {
-    pub(super) time: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) usage_nano_cores: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) usage_core_nano_seconds: Option<u64>,
-}
+/// Figures of one kind under their names in the document, those that the runtime has.
+pub(super) type Figures = BTreeMap<&'static str, u64>;
 
-/// In bytes, faults in pages.
+/// Figures, and when the runtime took them. Memory is in bytes and its faults in pages; the processor's figures are
+/// nanoseconds of one core's time, in all and per second lately.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Memory {
+pub(super) struct Usage {
     pub(super) time: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) available_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) usage_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) working_set_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rss_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) page_faults: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) major_page_faults: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Swap {
-    pub(super) time: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) swap_available_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) swap_usage_bytes: Option<u64>,
+    #[serde(flatten)]
+    pub(super) figures: Figures,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Network {
     pub(super) time: Timestamp,
     #[serde(flatten)]
@@ -112,23 +84,10 @@ pub(super) struct Network {
 }
 
 #[derive(Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub(super) struct Interface {
     pub(super) name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rx_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) rx_errors: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tx_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tx_errors: Option<u64>,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
-pub(super) struct Processes {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) process_count: Option<u64>,
+    #[serde(flatten)]
+    pub(super) figures: Figures,
 }
 
 impl Summary {
@@ -139,8 +98,8 @@ impl Summary {
         let node = NodeStats {
             node_name: node.to_owned(),
             start_time: pods.iter().filter_map(|pod| pod.start_time).min(),
-            cpu: sum_cpu(pods.iter().filter_map(|pod| pod.cpu.as_ref())),
-            memory: sum_memory(pods.iter().filter_map(|pod| pod.memory.as_ref())),
+            cpu: sum(pods.iter().filter_map(|pod| pod.cpu.as_ref())),
+            memory: sum(pods.iter().filter_map(|pod| pod.memory.as_ref())),
         };
         Self { node, pods }
     }
@@ -164,7 +123,7 @@ impl PodStats {
             network: linux.and_then(|linux| linux.network.as_ref()).map(network),
             process_stats: linux
                 .and_then(|linux| linux.process.as_ref())
-                .map(|process| Processes { process_count: value(process.process_count.as_ref()) }),
+                .map(|process| figures([("process_count", process.process_count.as_ref())])),
         }
     }
 }
@@ -180,11 +139,7 @@ impl ContainerStats {
             start_time: running.map(|time| time.0),
             cpu: stats.cpu.as_ref().map(cpu),
             memory: stats.memory.as_ref().map(memory),
-            swap: stats.swap.as_ref().map(|swap| Swap {
-                time: time(swap.timestamp),
-                swap_available_bytes: value(swap.swap_available_bytes.as_ref()),
-                swap_usage_bytes: value(swap.swap_usage_bytes.as_ref()),
-            }),
+            swap: stats.swap.as_ref().map(swap),
         })
     }
 }
@@ -194,37 +149,45 @@ fn time(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn value(value: Option<&v1::UInt64Value>) -> Option<u64> {
-    value.map(|value| value.value)
+fn figures<const N: usize>(all: [(&'static str, Option<&v1::UInt64Value>); N]) -> Figures {
+    all.into_iter().filter_map(|(name, value)| Some((name, value?.value))).collect()
 }
 
-fn cpu(cpu: &v1::CpuUsage) -> Cpu {
-    Cpu {
-        time: time(cpu.timestamp),
-        usage_nano_cores: value(cpu.usage_nano_cores.as_ref()),
-        usage_core_nano_seconds: value(cpu.usage_core_nano_seconds.as_ref()),
-    }
+fn cpu(cpu: &v1::CpuUsage) -> Usage {
+    let figures =
+        figures([("usageNanoCores", cpu.usage_nano_cores.as_ref()), ("usageCoreNanoSeconds", cpu.usage_core_nano_seconds.as_ref())]);
+    Usage { time: time(cpu.timestamp), figures }
 }
 
-fn memory(memory: &v1::MemoryUsage) -> Memory {
-    Memory {
-        time: time(memory.timestamp),
-        available_bytes: value(memory.available_bytes.as_ref()),
-        usage_bytes: value(memory.usage_bytes.as_ref()),
-        working_set_bytes: value(memory.working_set_bytes.as_ref()),
-        rss_bytes: value(memory.rss_bytes.as_ref()),
-        page_faults: value(memory.page_faults.as_ref()),
-        major_page_faults: value(memory.major_page_faults.as_ref()),
-    }
+/// What is available to one pod says nothing of the node, so this figure is left out of a sum.
+const AVAILABLE_BYTES: &str = "availableBytes";
+
+fn memory(memory: &v1::MemoryUsage) -> Usage {
+    let figures = figures([
+        (AVAILABLE_BYTES, memory.available_bytes.as_ref()),
+        ("usageBytes", memory.usage_bytes.as_ref()),
+        ("workingSetBytes", memory.working_set_bytes.as_ref()),
+        ("rssBytes", memory.rss_bytes.as_ref()),
+        ("pageFaults", memory.page_faults.as_ref()),
+        ("majorPageFaults", memory.major_page_faults.as_ref()),
+    ]);
+    Usage { time: time(memory.timestamp), figures }
+}
+
+fn swap(swap: &v1::SwapUsage) -> Usage {
+    let figures = figures([("swapAvailableBytes", swap.swap_available_bytes.as_ref()), ("swapUsageBytes", swap.swap_usage_bytes.as_ref())]);
+    Usage { time: time(swap.timestamp), figures }
 }
 
 fn network(network: &v1::NetworkUsage) -> Network {
     let interface = |interface: &v1::NetworkInterfaceUsage| Interface {
         name: interface.name.clone(),
-        rx_bytes: value(interface.rx_bytes.as_ref()),
-        rx_errors: value(interface.rx_errors.as_ref()),
-        tx_bytes: value(interface.tx_bytes.as_ref()),
-        tx_errors: value(interface.tx_errors.as_ref()),
+        figures: figures([
+            ("rxBytes", interface.rx_bytes.as_ref()),
+            ("rxErrors", interface.rx_errors.as_ref()),
+            ("txBytes", interface.tx_bytes.as_ref()),
+            ("txErrors", interface.tx_errors.as_ref()),
+        ]),
     };
     Network {
         time: time(network.timestamp),
@@ -233,30 +196,15 @@ fn network(network: &v1::NetworkUsage) -> Network {
     }
 }
 
-/// The sum of the figures that are there; None when none is.
-fn sum<T>(parts: &[&T], figure: impl Fn(&T) -> Option<u64>) -> Option<u64> {
-    parts.iter().filter_map(|part| figure(part)).reduce(u64::saturating_add)
-}
-
-fn sum_cpu<'a>(parts: impl Iterator<Item = &'a Cpu>) -> Option<Cpu> {
-    let parts: Vec<&Cpu> = parts.collect();
-    Some(Cpu {
-        time: parts.iter().map(|part| part.time).max()?,
-        usage_nano_cores: sum(&parts, |part| part.usage_nano_cores),
-        usage_core_nano_seconds: sum(&parts, |part| part.usage_core_nano_seconds),
-    })
-}
-
-/// What is available to one pod says nothing of the node, so that figure is left out.
-fn sum_memory<'a>(parts: impl Iterator<Item = &'a Memory>) -> Option<Memory> {
-    let parts: Vec<&Memory> = parts.collect();
-    Some(Memory {
-        time: parts.iter().map(|part| part.time).max()?,
-        available_bytes: None,
-        usage_bytes: sum(&parts, |part| part.usage_bytes),
-        working_set_bytes: sum(&parts, |part| part.working_set_bytes),
-        rss_bytes: sum(&parts, |part| part.rss_bytes),
-        page_faults: sum(&parts, |part| part.page_faults),
-        major_page_faults: sum(&parts, |part| part.major_page_faults),
+/// The sums of the figures that are there, with the newest time; None without parts.
+fn sum<'a>(parts: impl Iterator<Item = &'a Usage>) -> Option<Usage> {
+    parts.fold(None, |sum: Option<Usage>, part| {
+        let mut sum = sum.unwrap_or_else(|| Usage { time: part.time, figures: Figures::new() });
+        sum.time = sum.time.max(part.time);
+        for (name, value) in part.figures.iter().filter(|(name, _)| **name != AVAILABLE_BYTES) {
+            let total = sum.figures.entry(*name).or_default();
+            *total = total.saturating_add(*value);
+        }
+        Some(sum)
     })
 }
