@@ -12,70 +12,81 @@ use super::limits::Slot;
 use super::pods::{ContainerPath, PodPath, TargetPod};
 use crate::cri::{Cri, CriError, v1};
 use crate::tenant::Tenant;
-use axum::Extension;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{FromRef, FromRequest, Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, RequestPartsExt as _};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, UPGRADE};
 use http::{HeaderMap, StatusCode};
+use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tonic::Code;
 
-pub(super) async fn exec(
-    State(cri): State<Arc<dyn Cri>>,
-    State(relay): State<Relay>,
-    Extension(tenant): Extension<Arc<Tenant>>,
-    Extension(slot): Extension<Arc<Slot>>,
-    Path(path): Path<ContainerPath>,
+/// A request for a stream, with what its handlers share.
+pub(super) struct Opening<P> {
+    cri: Arc<dyn Cri>,
+    relay: Relay,
+    tenant: Arc<Tenant>,
+    /// Held by the connection that the stream takes over.
+    slot: Arc<Slot>,
+    path: P,
     request: Request,
-) -> Result<Response, Response> {
-    let options = StreamOptions::from_query(query(&request))?;
-    let (container_id, _) = running_container(&*cri, &tenant, &path).await?;
-    let cri_request = v1::ExecRequest {
-        container_id,
-        cmd: command(query(&request)),
-        tty: options.tty,
-        stdin: options.stdin,
-        stdout: options.stdout,
-        stderr: options.stderr,
-    };
-    let url = cri.exec(cri_request).await.map_err(|error| refused(&error))?;
-    Ok(relay.start(&url, slot, request).await)
 }
 
-pub(super) async fn attach(
-    State(cri): State<Arc<dyn Cri>>,
-    State(relay): State<Relay>,
-    Extension(tenant): Extension<Arc<Tenant>>,
-    Extension(slot): Extension<Arc<Slot>>,
-    Path(path): Path<ContainerPath>,
-    request: Request,
-) -> Result<Response, Response> {
-    let options = StreamOptions::from_query(query(&request))?;
+impl<S, P> FromRequest<S> for Opening<P>
+where
+    S: Send + Sync,
+    P: DeserializeOwned + Send + 'static,
+    Arc<dyn Cri>: FromRef<S>,
+    Relay: FromRef<S>,
+{
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let (Extension(tenant), Extension(slot), Path(path)) =
+            parts.extract_with_state::<(Extension<Arc<Tenant>>, Extension<Arc<Slot>>, Path<P>), S>(state).await?;
+        let request = Request::from_parts(parts, body);
+        Ok(Self { cri: FromRef::from_ref(state), relay: FromRef::from_ref(state), tenant, slot, path, request })
+    }
+}
+
+impl<P> Opening<P> {
+    fn query(&self) -> &str {
+        self.request.uri().query().unwrap_or_default()
+    }
+
+    /// Relays the stream at the URL that the runtime has answered.
+    async fn relay(self, url: Result<String, CriError>) -> Result<Response, Response> {
+        let url = url.map_err(|error| refused(&error))?;
+        Ok(self.relay.start(&url, self.slot, self.request).await)
+    }
+}
+
+pub(super) async fn exec(stream: Opening<ContainerPath>) -> Result<Response, Response> {
+    let StreamOptions { stdin, stdout, stderr, tty } = StreamOptions::from_query(stream.query())?;
+    let (container_id, _) = running_container(&*stream.cri, &stream.tenant, &stream.path).await?;
+    let url = stream.cri.exec(v1::ExecRequest { container_id, cmd: command(stream.query()), tty, stdin, stdout, stderr }).await;
+    stream.relay(url).await
+}
+
+pub(super) async fn attach(stream: Opening<ContainerPath>) -> Result<Response, Response> {
+    let StreamOptions { stdin, stdout, stderr, tty: _ } = StreamOptions::from_query(stream.query())?;
     // Whether a running process has a terminal is a property of its container, not of the request.
-    let (container_id, tty) = running_container(&*cri, &tenant, &path).await?;
-    let cri_request = v1::AttachRequest { container_id, stdin: options.stdin, tty, stdout: options.stdout, stderr: options.stderr && !tty };
-    let url = cri.attach(cri_request).await.map_err(|error| refused(&error))?;
-    Ok(relay.start(&url, slot, request).await)
+    let (container_id, tty) = running_container(&*stream.cri, &stream.tenant, &stream.path).await?;
+    let url = stream.cri.attach(v1::AttachRequest { container_id, stdin, tty, stdout, stderr: stderr && !tty }).await;
+    stream.relay(url).await
 }
 
-pub(super) async fn port_forward(
-    State(cri): State<Arc<dyn Cri>>,
-    State(relay): State<Relay>,
-    Extension(tenant): Extension<Arc<Tenant>>,
-    Extension(slot): Extension<Arc<Slot>>,
-    Path(path): Path<PodPath>,
-    request: Request,
-) -> Result<Response, Response> {
-    let port = forwarded_ports(request.headers(), query(&request))?;
-    let target = TargetPod::find(&tenant, &path).ok_or_else(no_pod)?;
-    let Some(sandbox) = target.ready_sandbox(&*cri).await.map_err(|error| refused(&error))? else {
-        let full_name = format!("{}_{}", path.name, path.namespace);
+pub(super) async fn port_forward(stream: Opening<PodPath>) -> Result<Response, Response> {
+    let port = forwarded_ports(stream.request.headers(), stream.query())?;
+    let target = TargetPod::find(&stream.tenant, &stream.path).ok_or_else(no_pod)?;
+    let Some(sandbox) = target.ready_sandbox(&*stream.cri).await.map_err(|error| refused(&error))? else {
+        let full_name = format!("{}_{}", stream.path.name, stream.path.namespace);
         return Err((StatusCode::INTERNAL_SERVER_ERROR, format!("pod not found ({full_name:?})")).into_response());
     };
-    let cri_request = v1::PortForwardRequest { pod_sandbox_id: sandbox.id, port };
-    let url = cri.port_forward(cri_request).await.map_err(|error| refused(&error))?;
-    Ok(relay.start(&url, slot, request).await)
+    let url = stream.cri.port_forward(v1::PortForwardRequest { pod_sandbox_id: sandbox.id, port }).await;
+    stream.relay(url).await
 }
 
 /// Runs a command and answers with all it wrote: an old function of the kubelet, without streams.
@@ -187,10 +198,6 @@ fn forwarded_ports(headers: &HeaderMap, query: &str) -> Result<Vec<i32>, Options
         }
     }
     if ports.is_empty() { Err(OptionsError::NoPort) } else { Ok(ports) }
-}
-
-fn query(request: &Request) -> &str {
-    request.uri().query().unwrap_or_default()
 }
 
 fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
