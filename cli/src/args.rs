@@ -26,7 +26,7 @@ enum Verb {
 }
 
 /// Runs the verb of the command line.
-pub async fn run() -> Result<()> {
+pub(crate) async fn run() -> Result<()> {
     let Args { host, verb } = Args::parse();
     match verb {
         Verb::Kubeconfig(args) => kubeconfig::run(&host, &args).await,

@@ -12,12 +12,12 @@ use nestling_crds::v1alpha1::{Expose, NodeSelector, Topology, VirtualCluster, Vi
 const NONE: &str = "<none>";
 
 #[derive(Args)]
-pub struct DescribeArgs {
+pub(crate) struct DescribeArgs {
     /// Name of the VirtualCluster
     name: String,
 }
 
-pub async fn run(host: &HostArgs, args: &DescribeArgs) -> Result<()> {
+pub(crate) async fn run(host: &HostArgs, args: &DescribeArgs) -> Result<()> {
     let host = Host::connect(host).await?;
     let cluster = host.virtual_cluster(&args.name).await?;
     // Someone who may not read events still gets the rest.

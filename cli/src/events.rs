@@ -12,7 +12,7 @@ const LIMIT: u32 = 500;
 
 /// One event, with the newest time and the count of its series.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterEvent {
+pub(crate) struct ClusterEvent {
     pub kind: String,
     pub reason: String,
     pub source: String,
@@ -22,7 +22,7 @@ pub struct ClusterEvent {
 }
 
 /// Oldest first.
-pub async fn of(host: &Host, cluster: &VirtualCluster) -> Result<Vec<ClusterEvent>> {
+pub(crate) async fn of(host: &Host, cluster: &VirtualCluster) -> Result<Vec<ClusterEvent>> {
     let uid = cluster.uid().unwrap_or_default();
     let api: Api<Event> = Api::namespaced(host.client.clone(), &host.namespace);
     let params = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(LIMIT);

@@ -14,7 +14,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Flags that every verb takes.
 #[derive(Args)]
-pub struct HostArgs {
+pub(crate) struct HostArgs {
     /// Path to the kubeconfig of the host cluster
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -27,13 +27,13 @@ pub struct HostArgs {
 }
 
 /// The host cluster, and the namespace of the command.
-pub struct Host {
+pub(crate) struct Host {
     pub client: Client,
     pub namespace: String,
 }
 
 impl Host {
-    pub async fn connect(args: &HostArgs) -> Result<Self> {
+    pub(crate) async fn connect(args: &HostArgs) -> Result<Self> {
         // The process-wide provider may be set once; a second attempt (in tests) changes nothing.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         let mut config = config(args).await?;
@@ -45,7 +45,7 @@ impl Host {
     }
 
     /// The `VirtualCluster` of that name, or an error that names what is missing.
-    pub async fn virtual_cluster(&self, name: &str) -> Result<VirtualCluster> {
+    pub(crate) async fn virtual_cluster(&self, name: &str) -> Result<VirtualCluster> {
         let api: Api<VirtualCluster> = Api::namespaced(self.client.clone(), &self.namespace);
         match api.get(name).await {
             Ok(cluster) => Ok(cluster),
@@ -65,11 +65,11 @@ impl Host {
 }
 
 /// The error when the host does not serve the API.
-pub const NOT_INSTALLED: &str = "this cluster has no VirtualClusters (nestling.dev/v1alpha1): Nestling is not installed in it, \
+pub(crate) const NOT_INSTALLED: &str = "this cluster has no VirtualClusters (nestling.dev/v1alpha1): Nestling is not installed in it, \
                                  or the kubeconfig points at another cluster, e.g. a tenant";
 
 /// An apiserver answers 404 with details for a missing object, and without a name in them for a missing API.
-pub fn is_api_missing(error: &kube::Error) -> bool {
+pub(crate) fn is_api_missing(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_not_found() && status.details.as_ref().is_none_or(|details| details.name.is_empty()))
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 #[derive(Args)]
-pub struct KubeconfigArgs {
+pub(crate) struct KubeconfigArgs {
     /// Name of the VirtualCluster
     name: String,
     /// Add it to your kubeconfig (--kubeconfig, KUBECONFIG or ~/.kube/config) as context nestling-NAMESPACE-NAME
@@ -25,7 +25,7 @@ pub struct KubeconfigArgs {
     output: Option<PathBuf>,
 }
 
-pub async fn run(host_args: &HostArgs, args: &KubeconfigArgs) -> Result<()> {
+pub(crate) async fn run(host_args: &HostArgs, args: &KubeconfigArgs) -> Result<()> {
     let host = Host::connect(host_args).await?;
     let cluster = host.virtual_cluster(&args.name).await?;
     let Some(reference) = cluster.status.as_ref().and_then(|status| status.kubeconfig_ref.clone()) else { bail!(not_yet(&cluster, args)) };

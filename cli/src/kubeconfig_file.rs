@@ -13,7 +13,7 @@ use std::{
 
 /// The file to merge into: the one given, else of those in KUBECONFIG the one that has the context already, else the first that
 /// exists, else the last; without KUBECONFIG `~/.kube/config`. This is kubectl's own order.
-pub fn target(given: Option<&Path>, context: &str) -> Result<PathBuf> {
+pub(crate) fn target(given: Option<&Path>, context: &str) -> Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -35,7 +35,7 @@ fn choose(listed: &[PathBuf], context: &str, home: Option<PathBuf>) -> Result<Pa
 }
 
 /// The file's content, null if there is none.
-pub fn read(path: &Path) -> Result<Value> {
+pub(crate) fn read(path: &Path) -> Result<Value> {
     match fs::read_to_string(path) {
         Ok(text) if text.trim().is_empty() => Ok(Value::Null),
         Ok(text) => serde_saphyr::from_str(&text).with_context(|| format!("{} is not YAML", path.display())),
@@ -45,12 +45,12 @@ pub fn read(path: &Path) -> Result<Value> {
 }
 
 /// As YAML.
-pub fn render(kubeconfig: &Value) -> Result<String> {
+pub(crate) fn render(kubeconfig: &Value) -> Result<String> {
     serde_saphyr::to_string(kubeconfig).context("cannot write the kubeconfig as YAML")
 }
 
 /// Replaces the file at once, readable by its owner only: it holds keys. A link stays a link.
-pub fn replace(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -72,7 +72,7 @@ fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// `into` with the entries of `tenant` added, or replaced where the names are equal. The current context stays: commands for
 /// the host keep working. A file that names none gets the tenant's.
-pub fn merge(mut into: Value, tenant: &Value) -> Result<Value> {
+pub(crate) fn merge(mut into: Value, tenant: &Value) -> Result<Value> {
     if into.is_null() {
         into = json!({"apiVersion": "v1", "kind": "Config"});
     }

@@ -11,13 +11,13 @@ use kube::{Api, ResourceExt, api::ListParams};
 use nestling_crds::v1alpha1::{VirtualCluster, conditions};
 
 #[derive(Args)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// List those of all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
 }
 
-pub async fn run(host: &HostArgs, args: &ListArgs) -> Result<()> {
+pub(crate) async fn run(host: &HostArgs, args: &ListArgs) -> Result<()> {
     let host = Host::connect(host).await?;
     let api: Api<VirtualCluster> =
         if args.all_namespaces { Api::all(host.client.clone()) } else { Api::namespaced(host.client.clone(), &host.namespace) };

@@ -6,7 +6,7 @@ const GAP: usize = 3;
 
 /// Lines of a table, each ending with a newline: columns as wide as the widest cell, three spaces apart, nothing after the
 /// last. `indent` goes before every line.
-pub fn render(indent: &str, rows: &[Vec<String>]) -> String {
+pub(crate) fn render(indent: &str, rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns)
         .map(|column| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0))
@@ -25,12 +25,12 @@ pub fn render(indent: &str, rows: &[Vec<String>]) -> String {
 }
 
 /// A row from anything that can be text.
-pub fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }
 
 /// Time since `then`, with two units where the first is small. The thresholds are those of kubectl's columns.
-pub fn age(then: Option<Timestamp>, now: Timestamp) -> String {
+pub(crate) fn age(then: Option<Timestamp>, now: Timestamp) -> String {
     let Some(then) = then else { return "<unknown>".to_owned() };
     let seconds = now.as_second() - then.as_second();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

@@ -19,7 +19,7 @@ const PROBE: Duration = Duration::from_secs(2);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     #[error("cannot read the kubeconfig {}", path.display())]
     Read {
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum ClientError {
 }
 
 /// With `retry` the client repeats requests that an overloaded server has refused.
-pub async fn client(path: &Path, retry: bool) -> Result<Client, ClientError> {
+pub(crate) async fn client(path: &Path, retry: bool) -> Result<Client, ClientError> {
     let read = |source| ClientError::Read { path: path.into(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(read)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(read)?;
@@ -45,7 +45,7 @@ pub async fn client(path: &Path, retry: bool) -> Result<Client, ClientError> {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-pub struct WaitArgs {
+pub(crate) struct WaitArgs {
     /// How to reach the apiserver.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
@@ -60,13 +60,13 @@ pub struct WaitArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// `/readyz` answers ok: the API serves, and its default roles are there.
     Readyz,
 }
 
 /// Waits until the apiserver is ready; returns early, without an error, on `shutdown`.
-pub async fn wait(args: &WaitArgs, shutdown: &CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn wait(args: &WaitArgs, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let Condition::Readyz = args.condition;
     let client = client(&args.kubeconfig, false).await?;
     let limit = Duration::from_secs(args.timeout);

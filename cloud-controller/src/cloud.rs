@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// A host node, as a cloud would describe an instance. Empty texts are unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CloudNode {
+pub(crate) struct CloudNode {
     pub provider_id: String,
     pub zone: String,
     pub region: String,
@@ -22,7 +22,7 @@ pub struct CloudNode {
 }
 
 /// All of them, by the name of the tenant's Node.
-pub type Cloud = BTreeMap<String, CloudNode>;
+pub(crate) type Cloud = BTreeMap<String, CloudNode>;
 
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
@@ -38,7 +38,7 @@ enum StreamError {
 
 /// Puts each full set into `cloud`, for ever. While the operator is away the last set stays. `unknown` is dropped with the
 /// first set.
-pub async fn follow(args: ControlArgs, ca: PathBuf, cloud: watch::Sender<Option<Arc<Cloud>>>, unknown: Pending) {
+pub(crate) async fn follow(args: ControlArgs, ca: PathBuf, cloud: watch::Sender<Option<Arc<Cloud>>>, unknown: Pending) {
     let mut unknown = Some(unknown);
     keep_open("host nodes", async |synced: &mut bool| {
         let pem = tokio::fs::read(&ca).await.map_err(|source| StreamError::Ca { path: ca.clone(), source })?;

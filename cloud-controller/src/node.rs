@@ -38,7 +38,7 @@ struct WriteError {
     source: kube::Error,
 }
 
-pub struct NodeController {
+pub(crate) struct NodeController {
     nodes: Api<Node>,
     cloud: watch::Receiver<Option<Arc<Cloud>>>,
     leadership: Leadership,
@@ -53,7 +53,7 @@ pub struct NodeController {
 }
 
 impl NodeController {
-    pub fn new(client: Client, cloud: watch::Receiver<Option<Arc<Cloud>>>, leadership: Leadership, metrics: &Metrics) -> Self {
+    pub(crate) fn new(client: Client, cloud: watch::Receiver<Option<Arc<Cloud>>>, leadership: Leadership, metrics: &Metrics) -> Self {
         let (initialized, deleted, failed) = (Counter::default(), Counter::default(), Counter::default());
         metrics.register("node", |registry| {
             registry.register("initialized", "Nodes initialized", initialized.clone());
@@ -75,7 +75,7 @@ impl NodeController {
     }
 
     /// Runs for ever; `unlisted` is dropped once all Nodes are known.
-    pub async fn run(mut self, unlisted: Pending) {
+    pub(crate) async fn run(mut self, unlisted: Pending) {
         let mut unlisted = Some(unlisted);
         let mut events = pin!(events(self.nodes.clone(), Config::default(), "Nodes of the tenant"));
         let mut leadership = self.leadership.clone();

@@ -63,7 +63,7 @@ impl fmt::Display for Choice {
 }
 
 /// The first item that names the controller decides; else `*` does.
-pub fn is_on(controller: Controller, choices: &[Choice]) -> bool {
+pub(crate) fn is_on(controller: Controller, choices: &[Choice]) -> bool {
     let named = choices.iter().find_map(|choice| match choice {
         Choice::On(named) if *named == controller => Some(true),
         Choice::Off(named) if *named == controller => Some(false),

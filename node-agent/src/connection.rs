@@ -32,7 +32,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectionError {
+pub(crate) enum ConnectionError {
     #[error("the endpoint {endpoint:?} is not a URL")]
     Endpoint {
         endpoint: String,
@@ -45,7 +45,7 @@ pub enum ConnectionError {
 
 /// One identity toward one apiserver. Clones share the connections.
 #[derive(Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     roots: Arc<RootCertStore>,
     pool: Arc<ArcSwap<Pool<HttpsConnector<HttpConnector>, Body>>>,
     endpoint: http::Uri,
@@ -53,7 +53,7 @@ pub struct Connection {
 
 impl Connection {
     /// `ca_bundle` is what the apiserver's certificate chains to, PEM.
-    pub fn new(endpoint: &str, ca_bundle: &[u8], certificate: Certificate) -> Result<Self, ConnectionError> {
+    pub(crate) fn new(endpoint: &str, ca_bundle: &[u8], certificate: Certificate) -> Result<Self, ConnectionError> {
         let parsed = endpoint.parse().map_err(|source| ConnectionError::Endpoint { endpoint: endpoint.into(), source })?;
         let roots = tls::roots(ca_bundle).map_err(ConnectionError::Roots)?;
         let pool = Arc::new(ArcSwap::from_pointee(pool(roots.clone(), certificate)));
@@ -61,12 +61,12 @@ impl Connection {
     }
 
     /// From the next request on, `certificate` is shown.
-    pub fn replace(&self, certificate: Certificate) {
+    pub(crate) fn replace(&self, certificate: Certificate) {
         self.pool.store(Arc::new(pool(RootCertStore::clone(&self.roots), certificate)));
     }
 
     /// A client over this connection.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let base = kube::Config::new(self.endpoint.clone()).base_uri_layer();
         let service = ServiceBuilder::new()
             .layer(base)

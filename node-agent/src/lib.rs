@@ -9,14 +9,14 @@
 
 pub mod app;
 mod connection;
-pub mod control;
-pub mod cri;
+mod control;
+mod cri;
 #[cfg(test)]
 mod fixtures;
-pub mod node;
-pub mod pods;
+mod node;
+mod pods;
 pub mod proxy;
-pub mod server;
+mod server;
 pub mod services;
 mod supervise;
-pub mod tenant;
+mod tenant;

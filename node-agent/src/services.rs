@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Services and EndpointSlices with this label belong to another proxy.
-pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Upstream's `DefaultClientIPServiceAffinitySeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
@@ -28,28 +28,28 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 pub struct ServiceFacts {
     pub name: TenantName,
     /// `spec.clusterIPs`: the primary first, never empty, without doubles.
-    pub cluster_ips: Vec<IpAddr>,
+    pub(crate) cluster_ips: Vec<IpAddr>,
     /// In the order of the spec.
-    pub ports: Vec<PortFacts>,
+    pub(crate) ports: Vec<PortFacts>,
     /// `internalTrafficPolicy: Local`.
-    pub local_only: bool,
-    pub affinity: Option<Affinity>,
+    pub(crate) local_only: bool,
+    pub(crate) affinity: Option<Affinity>,
     /// Has rules. False with the label of another proxy.
-    pub is_proxied: bool,
+    pub(crate) is_proxied: bool,
 }
 
 /// One port of a Service. EndpointSlices give the same port, by name and protocol, its number on the endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortFacts {
+pub(crate) struct PortFacts {
     /// Empty for the only port of a Service, which needs no name.
-    pub name: String,
-    pub protocol: Protocol,
-    pub port: u16,
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
 }
 
 /// Transport protocols that a Service port can have. Shown in lower case, as nft writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     Tcp,
     Udp,
     Sctp,
@@ -57,13 +57,13 @@ pub enum Protocol {
 
 /// `sessionAffinity: ClientIP`: a client keeps its endpoint until it has made no new connection for this many seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Affinity {
-    pub seconds: u32,
+pub(crate) struct Affinity {
+    pub(crate) seconds: u32,
 }
 
 /// All Services of a tenant.
 #[derive(Debug)]
-pub struct Services {
+pub(crate) struct Services {
     state: Mutex<State>,
     synced: watch::Sender<bool>,
     changed: Notify,
@@ -80,33 +80,33 @@ struct State {
 
 /// The reader of changes; there is one per [`Services`].
 #[derive(Debug)]
-pub struct ServiceChanges {
+pub(crate) struct ServiceChanges {
     services: Arc<Services>,
     has_begun: bool,
 }
 
 impl Services {
     #[allow(clippy::new_ret_no_self, reason = "both ends, like a channel")]
-    pub fn new() -> (Arc<Self>, ServiceChanges) {
+    pub(crate) fn new() -> (Arc<Self>, ServiceChanges) {
         let services = Arc::new(Self { state: Mutex::default(), synced: watch::Sender::new(false), changed: Notify::new() });
         (Arc::clone(&services), ServiceChanges { services, has_begun: false })
     }
 
     /// Follows the tenant's Services until `shutdown`, through all failures. `client` may be either of the node's
     /// identities in the tenant.
-    pub async fn follow(&self, client: Client, shutdown: CancellationToken) {
+    pub(crate) async fn follow(&self, client: Client, shutdown: CancellationToken) {
         let api: Api<Service> = Api::all(client);
         follow(api, Config::default(), "services", shutdown, |event| self.apply(event)).await;
     }
 
     /// Waits until the Services have been listed once. A kubelet starts no pod before that either.
-    pub async fn synced(&self) {
+    pub(crate) async fn synced(&self) {
         // Fails only without a sender, which lives as long as `self`.
         let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
     }
 
     /// The Services that pods in `namespace` find in their environment: the namespace's own and `default/kubernetes`.
-    pub fn visible_from(&self, namespace: &str) -> Vec<Arc<ServiceFacts>> {
+    pub(crate) fn visible_from(&self, namespace: &str) -> Vec<Arc<ServiceFacts>> {
         let state = self.state();
         let from = TenantName::new(namespace, "");
         let own = state.known.range(from..).take_while(|(name, _)| name.namespace == namespace).map(|(_, facts)| facts);
@@ -165,7 +165,7 @@ impl State {
 impl ServiceChanges {
     /// The Services that have changed since the last call, None for those that are gone. Waits for the first list, which
     /// is then returned whole, and later for a change. Nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Vec<(TenantName, Option<Arc<ServiceFacts>>)> {
+    pub(crate) async fn next(&mut self) -> Vec<(TenantName, Option<Arc<ServiceFacts>>)> {
         self.services.synced().await;
         loop {
             {
@@ -224,10 +224,10 @@ fn name_of(service: &Service) -> Option<TenantName> {
 }
 
 impl Protocol {
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+    pub(crate) const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
 
     /// The API's name; absent means TCP. None for a protocol that the API does not know.
-    pub fn parse(name: Option<&str>) -> Option<Self> {
+    pub(crate) fn parse(name: Option<&str>) -> Option<Self> {
         match name {
             None | Some("" | "TCP") => Some(Self::Tcp),
             Some("UDP") => Some(Self::Udp),
@@ -237,7 +237,7 @@ impl Protocol {
     }
 
     /// The number in the IP header.
-    pub fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,

@@ -10,7 +10,7 @@ mod shared;
 
 /// Takes the place of `proxy::locks`.
 mod locks {
-    pub use shuttle::sync::{Mutex, MutexGuard};
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 }
 
 use shared::Shared;

@@ -7,8 +7,8 @@ mod queue;
 
 /// Takes the place of `crate::sync`.
 mod sync {
-    pub use shuttle::sync::{Mutex, MutexGuard};
-    pub use std::sync::PoisonError;
+    pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+    pub(crate) use std::sync::PoisonError;
 }
 
 use queue::Queue;

@@ -12,6 +12,7 @@ mod nodes;
 mod refusals;
 mod rules;
 mod spec;
+#[allow(unreachable_pub)] // `KubeSchema` expands to a second struct of the same name
 mod status;
 
 pub use control_plane::*;

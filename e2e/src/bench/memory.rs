@@ -6,33 +6,33 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
-pub struct Usage {
+pub(super) struct Usage {
     pub name: String,
     bytes: u64,
 }
 
 impl Usage {
     #[allow(clippy::cast_precision_loss)] // for display
-    pub fn mebibytes(&self) -> f64 {
+    pub(super) fn mebibytes(&self) -> f64 {
         self.bytes as f64 / f64::from(1 << 20)
     }
 }
 
 /// Start-up garbage is collected within Go's forced collection period of two minutes.
-pub fn settle() {
+pub(super) fn settle() {
     println!("letting the tenant rest for 150 s");
     std::thread::sleep(Duration::from_secs(150));
 }
 
 /// The control plane and CoreDNS of a tenant.
-pub fn tenant(tenant: &Tenant) -> Result<Vec<Usage>> {
+pub(super) fn tenant(tenant: &Tenant) -> Result<Vec<Usage>> {
     let mut all = pods(tenant.host())?;
     all.extend(pods(&Kubectl::host().in_namespace(&tenant.workload_namespace()?))?);
     Ok(all)
 }
 
 /// Operator and agents.
-pub fn installation(host: &Kubectl) -> Result<Vec<Usage>> {
+pub(super) fn installation(host: &Kubectl) -> Result<Vec<Usage>> {
     pods(&host.in_namespace("nestling-system"))
 }
 

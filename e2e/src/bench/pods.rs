@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// `rounds` single pods on each side, one after another.
-pub fn single(tenant: &Tenant, rounds: usize) -> Result<(Sample, Sample)> {
+pub(super) fn single(tenant: &Tenant, rounds: usize) -> Result<(Sample, Sample)> {
     let spaces = [Namespace::create(&Kubectl::host(), "bench-pods")?, tenant.namespace("bench-pods")?];
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut samples = [Sample::default(), Sample::default()];
@@ -70,7 +70,7 @@ fn is_ready(pod: &Pod) -> bool {
 }
 
 /// A Deployment of `size` pods, until all are Ready; `rounds` times on each side.
-pub fn burst(tenant: &Tenant, size: usize, rounds: usize) -> Result<(Sample, Sample)> {
+pub(super) fn burst(tenant: &Tenant, size: usize, rounds: usize) -> Result<(Sample, Sample)> {
     let spaces = [Namespace::create(&Kubectl::host(), "bench-burst")?, tenant.namespace("bench-burst")?];
     let mut samples = [Sample::default(), Sample::default()];
     for ns in &spaces {

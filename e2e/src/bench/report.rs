@@ -9,10 +9,10 @@ use std::time::Duration;
 
 /// Times of one thing done several times.
 #[derive(Clone, Debug, Default)]
-pub struct Sample(Vec<Duration>);
+pub(super) struct Sample(Vec<Duration>);
 
 impl Sample {
-    pub fn push(&mut self, took: Duration) {
+    pub(super) fn push(&mut self, took: Duration) {
         self.0.push(took);
         self.0.sort();
     }
@@ -33,10 +33,10 @@ impl Sample {
     }
 }
 
-pub struct Report(String);
+pub(super) struct Report(String);
 
 impl Report {
-    pub fn new(host: &Kubectl) -> Result<Self> {
+    pub(super) fn new(host: &Kubectl) -> Result<Self> {
         let nodes = host.json(&["get", "nodes"])?;
         let nodes = nodes["items"].as_array().context("nodes are a list")?;
         let info = nodes.first().map(|node| node["status"]["nodeInfo"].clone()).unwrap_or_default();
@@ -51,12 +51,12 @@ impl Report {
         )))
     }
 
-    pub fn section(&mut self, title: &str, what: &str) {
+    pub(super) fn section(&mut self, title: &str, what: &str) {
         self.line(&format!("\n## {title}\n\n{what}\n"));
     }
 
     /// Rows against the first.
-    pub fn times(&mut self, rows: &[(&str, &Sample)]) {
+    pub(super) fn times(&mut self, rows: &[(&str, &Sample)]) {
         self.line("| | n | min | median | max | median ÷ first |\n| --- | --- | --- | --- | --- | --- |");
         for (name, sample) in rows {
             let ratio = rows.first().map_or(1.0, |(_, first)| sample.ratio(first, 50));
@@ -64,13 +64,13 @@ impl Report {
         }
     }
 
-    pub fn pair(&mut self, host: &Sample, tenant: &Sample) {
+    pub(super) fn pair(&mut self, host: &Sample, tenant: &Sample) {
         self.line("| | n | min | median | max |\n| --- | --- | --- | --- | --- |");
         self.line(&format!("| host | {} |\n| tenant | {} |", host.row(), tenant.row()));
         self.line(&format!("\ntenant ÷ host: {:.2} at the median, {:.2} at p99", tenant.ratio(host, 50), tenant.ratio(host, 99)));
     }
 
-    pub fn memory(&mut self, tenant: &[Usage], installation: &[Usage]) {
+    pub(super) fn memory(&mut self, tenant: &[Usage], installation: &[Usage]) {
         for (title, rows) in [("idle tenant", tenant), ("installation", installation)] {
             self.line(&format!("\n| {title} | MiB |\n| --- | --- |"));
             for row in rows {
@@ -82,7 +82,7 @@ impl Report {
         }
     }
 
-    pub fn write(&self, output: &Path) -> Result<()> {
+    pub(super) fn write(&self, output: &Path) -> Result<()> {
         std::fs::write(output, &self.0).with_context(|| format!("write {}", output.display()))?;
         print!("{}", self.0);
         Ok(())

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-pub fn tenant(spec: &str) -> Result<Duration> {
+pub(super) fn tenant(spec: &str) -> Result<Duration> {
     let ns = Namespace::create(&Kubectl::host(), "bench-start")?;
     let begun = Instant::now();
     ns.apply(&manifest("start", spec))?;
@@ -23,7 +23,7 @@ pub fn tenant(spec: &str) -> Result<Duration> {
     Ok(took)
 }
 
-pub fn bare(programs: &Programs) -> Result<Duration> {
+pub(super) fn bare(programs: &Programs) -> Result<Duration> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;

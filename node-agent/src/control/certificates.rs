@@ -1,17 +1,17 @@
 //! Certificates from the operator: the key is made here and never leaves memory, the operator signs, and at two thirds of
 //! its life a certificate is renewed, with a new key.
 
-use super::client::{Operator, OperatorError};
+use super::{Operator, OperatorError};
 use jiff::Timestamp;
 use nestling_control_api::v1alpha1::{CertificateKind, SignRequest};
 use nestling_crds::names::TenantUid;
 use nestling_runtime::backoff::Backoff;
+use nestling_runtime::control::{ControlError, call};
 use nestling_runtime::tls::{Certificate, CertificateError};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::time::Duration;
 
-const CALL: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 /// A clock that runs ahead must not turn renewal into a busy loop.
@@ -19,7 +19,7 @@ const RENEW_AT_LEAST_AFTER: Duration = Duration::from_secs(10);
 
 /// What a certificate is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub(crate) enum Purpose {
     /// `system:node:<node>` toward a tenant.
     Kubelet(TenantUid),
     /// The proxy half toward a tenant.
@@ -34,10 +34,8 @@ enum IssueError {
     Key(#[source] rcgen::Error),
     #[error("cannot reach the operator for a certificate")]
     Operator(#[from] OperatorError),
-    #[error("the operator refused to sign")]
-    Sign(#[source] Box<tonic::Status>),
-    #[error("the operator did not sign within {CALL:?}")]
-    Timeout,
+    #[error("the operator did not sign")]
+    Sign(#[source] ControlError),
     #[error("the operator's answer is not a certificate for the key")]
     Certificate(#[from] CertificateError),
     #[error("the operator's answer has no valid notAfter")]
@@ -45,7 +43,7 @@ enum IssueError {
 }
 
 /// A signed certificate with its key.
-pub struct Issued {
+pub(crate) struct Issued {
     chain: String,
     key: PrivateKeyDer<'static>,
     issued: Timestamp,
@@ -54,7 +52,7 @@ pub struct Issued {
 
 impl Issued {
     /// Makes `certificate` present this one from now on.
-    pub fn install(&self, certificate: &Certificate) -> Result<(), CertificateError> {
+    pub(crate) fn install(&self, certificate: &Certificate) -> Result<(), CertificateError> {
         certificate.set(self.chain.as_bytes(), &self.key)
     }
 
@@ -65,7 +63,7 @@ impl Issued {
 }
 
 /// The first certificate for `purpose`; failures are retried for ever.
-pub async fn first(operator: &Operator, purpose: &Purpose) -> Issued {
+pub(crate) async fn first(operator: &Operator, purpose: &Purpose) -> Issued {
     let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
     loop {
         match issue(operator, purpose).await {
@@ -80,7 +78,7 @@ pub async fn first(operator: &Operator, purpose: &Purpose) -> Issued {
 }
 
 /// Renews for ever and passes each new certificate to `install`.
-pub async fn keep(operator: &Operator, purpose: &Purpose, mut current: Issued, mut install: impl FnMut(&Issued)) {
+pub(crate) async fn keep(operator: &Operator, purpose: &Purpose, mut current: Issued, mut install: impl FnMut(&Issued)) {
     loop {
         tokio::time::sleep(current.renew_after()).await;
         current = first(operator, purpose).await;
@@ -103,8 +101,7 @@ async fn issue(operator: &Operator, purpose: &Purpose) -> Result<Issued, IssueEr
     let control = operator.control().await?;
     let request = control.request(message).await.map_err(OperatorError::from)?;
     let mut client = control.client();
-    let answer = tokio::time::timeout(CALL, client.sign(request)).await.map_err(|_| IssueError::Timeout)?;
-    let answer = answer.map_err(|status| IssueError::Sign(Box::new(status)))?.into_inner();
+    let answer = call(client.sign(request)).await.map_err(IssueError::Sign)?;
     let issued = Issued {
         chain: answer.chain_pem,
         key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),

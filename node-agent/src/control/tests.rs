@@ -32,14 +32,14 @@ use tonic::{Request, Response, Status};
 
 const NAME: &str = "nestling-operator.nestling-system.svc";
 
-type Told = Result<WatchEvent, Status>;
+type Sent = Result<WatchEvent, Status>;
 
-/// Tells `events` to whoever watches, then what `later` brings; signs with `ca`.
+/// Sends `events` to each watch, then what `later` brings; signs with `ca`.
 #[derive(Clone)]
 struct FakeOperator {
     ca: Arc<Ca>,
     events: Arc<Mutex<Vec<Event>>>,
-    later: Arc<Mutex<Option<mpsc::Sender<Told>>>>,
+    later: Arc<Mutex<Option<mpsc::Sender<Sent>>>>,
 }
 
 fn check<T>(request: &Request<T>) -> Result<(), Status> {
@@ -51,7 +51,7 @@ fn check<T>(request: &Request<T>) -> Result<(), Status> {
 
 #[tonic::async_trait]
 impl Control for FakeOperator {
-    type WatchStream = ReceiverStream<Told>;
+    type WatchStream = ReceiverStream<Sent>;
     type WatchCloudNodesStream = ReceiverStream<Result<CloudNodes, Status>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -158,33 +158,34 @@ async fn a_lost_operator_changes_nothing_until_it_is_back() {
     let (sender, mut changes) = mpsc::channel(16);
     let stop = CancellationToken::new();
     let follow = watch::follow(world.operator.clone(), sender, readiness.pending("tenants"), stop.clone());
-    let task = tokio::spawn(follow);
-    assert_eq!([next(&mut changes).await, next(&mut changes).await, next(&mut changes).await], ["+a", "+b", "=2"]);
-    while !readiness.is_ready() {
-        tokio::task::yield_now().await;
-    }
-
-    let later = world.fake.later.lock().unwrap().clone().unwrap();
-    later.send(Ok(WatchEvent { event: Some(Event::Remove(Removed { uid: "b".into() })) })).await.unwrap();
-    assert_eq!(next(&mut changes).await, "-b");
-
-    // The operator goes and its streams with it; it comes back with another set.
-    world.server.abort();
-    drop(later);
-    *world.fake.later.lock().unwrap() = None;
-    *world.fake.events.lock().unwrap() = vec![upsert("c"), Event::Synced(Synced {})];
-    assert!(changes.try_recv().is_err());
-    assert!(readiness.is_ready(), "an agent without its operator goes on");
-    let listener = loop {
-        match TcpListener::bind(world.address).await {
-            Ok(listener) => break listener,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+    let script = async {
+        assert_eq!([next(&mut changes).await, next(&mut changes).await, next(&mut changes).await], ["+a", "+b", "=2"]);
+        while !readiness.is_ready() {
+            tokio::task::yield_now().await;
         }
+
+        let later = world.fake.later.lock().unwrap().clone().unwrap();
+        later.send(Ok(WatchEvent { event: Some(Event::Remove(Removed { uid: "b".into() })) })).await.unwrap();
+        assert_eq!(next(&mut changes).await, "-b");
+
+        // The operator stops and its streams end; it returns with another set.
+        world.server.abort();
+        drop(later);
+        *world.fake.later.lock().unwrap() = None;
+        *world.fake.events.lock().unwrap() = vec![upsert("c"), Event::Synced(Synced {})];
+        assert!(changes.try_recv().is_err());
+        assert!(readiness.is_ready(), "an agent without its operator goes on");
+        let listener = loop {
+            match TcpListener::bind(world.address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        };
+        let _server = serve(&world.fake, listener);
+        assert_eq!([next(&mut changes).await, next(&mut changes).await, next(&mut changes).await], ["+c", "-a", "=1"]);
+        stop.cancel();
     };
-    let _server = serve(&world.fake, listener);
-    assert_eq!([next(&mut changes).await, next(&mut changes).await, next(&mut changes).await], ["+c", "-a", "=1"]);
-    stop.cancel();
-    task.await.unwrap();
+    tokio::join!(follow, script);
 }
 
 #[tokio::test]

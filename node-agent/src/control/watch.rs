@@ -1,24 +1,19 @@
 //! Follows the operator's stream of tenants, over as many connections as it takes, and turns it into [`Change`]s.
 
-use super::client::{Operator, OperatorError};
+use super::{Operator, OperatorError};
 use crate::tenant::TenantSpec;
 use nestling_control_api::v1alpha1::watch_event::Event;
 use nestling_control_api::v1alpha1::{self as proto, WatchRequest};
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
-use nestling_runtime::backoff::Backoff;
+use nestling_runtime::control::{ControlError, call, keep_open};
 use nestling_runtime::readiness::Pending;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::AddrParseError;
-use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-const RETRY: Duration = Duration::from_millis(200);
-const RETRY_AT_MOST: Duration = Duration::from_secs(10);
-const OPEN: Duration = Duration::from_secs(15);
-
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// A tenant is to be served, or served differently.
     Serve(Box<TenantSpec>),
     /// A tenant is no longer to be served: what it has on this node is to be removed.
@@ -27,84 +22,38 @@ pub enum Change {
     Synced(BTreeSet<TenantUid>),
 }
 
-#[derive(Debug, thiserror::Error)]
-enum StreamError {
-    #[error("cannot open the stream of tenants")]
-    Connect(#[from] OperatorError),
-    #[error("the operator refused the stream of tenants")]
-    Open(#[source] Box<tonic::Status>),
-    #[error("the operator did not open the stream of tenants within {OPEN:?}")]
-    Timeout,
-    #[error("the stream of tenants failed")]
-    Broken(#[source] Box<tonic::Status>),
-    #[error("the operator ended the stream of tenants")]
-    Ended,
-}
-
 /// Sends what changes to `changes` until `shutdown`. `unsynced` is dropped once the operator has sent the full set.
-pub async fn follow(operator: Operator, changes: mpsc::Sender<Change>, unsynced: Pending, shutdown: CancellationToken) {
+pub(crate) async fn follow(operator: Operator, changes: mpsc::Sender<Change>, unsynced: Pending, shutdown: CancellationToken) {
     let mut unsynced = Some(unsynced);
     let mut known = Known::default();
-    let mut steps = Backoff::new(RETRY, RETRY_AT_MOST);
-    let forever = async {
-        loop {
-            known.begin();
-            let error = stream(&operator, &changes, &mut known, &mut unsynced).await;
-            if known.is_synced() {
-                steps.succeeded();
-                if matches!(error, StreamError::Ended) {
-                    // The operator ends streams now and then, so that callers present a current token.
-                    tracing::debug!("the operator ended the stream of tenants; opening the next one");
-                    continue;
-                }
-            }
-            let pause = steps.failed();
-            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "control API stream failed; keeping the last known tenants");
-            tokio::time::sleep(pause).await;
-        }
-    };
-    let _: Option<()> = shutdown.run_until_cancelled(forever).await;
-}
-
-async fn stream(operator: &Operator, changes: &mpsc::Sender<Change>, known: &mut Known, unsynced: &mut Option<Pending>) -> StreamError {
-    match try_stream(operator, changes, known, unsynced).await {
-        Ok(()) => StreamError::Ended,
-        Err(error) => error,
-    }
-}
-
-async fn try_stream(
-    operator: &Operator,
-    changes: &mpsc::Sender<Change>,
-    known: &mut Known,
-    unsynced: &mut Option<Pending>,
-) -> Result<(), StreamError> {
-    let control = operator.reconnect().await?;
-    let request = control.request(WatchRequest {}).await.map_err(OperatorError::from)?;
-    let mut client = control.client();
-    let opened = tokio::time::timeout(OPEN, client.watch(request)).await.map_err(|_| StreamError::Timeout)?;
-    let mut events = opened.map_err(|status| StreamError::Open(Box::new(status)))?.into_inner();
-    // A peer that vanishes is found by the connection's own pings, so waiting for an event needs no limit.
-    while let Some(event) = events.message().await.map_err(|status| StreamError::Broken(Box::new(status)))? {
-        let Some(event) = event.event else { continue };
-        match known.apply(event) {
-            Ok(all) => {
-                for change in all {
-                    if changes.send(change).await.is_err() {
-                        return Ok(());
+    let forever = keep_open("tenants of this node", async |synced: &mut bool| {
+        known.begin();
+        let control = operator.reconnect().await?;
+        let request = control.request(WatchRequest {}).await?;
+        let mut events = call(control.client().watch(request)).await?;
+        // A peer that vanishes is found by the connection's own pings, so waiting for an event needs no limit.
+        while let Some(event) = events.message().await.map_err(ControlError::broken)? {
+            let Some(event) = event.event else { continue };
+            match known.apply(event) {
+                Ok(all) => {
+                    for change in all {
+                        // Fails only when the agent stops.
+                        let _ = changes.send(change).await;
                     }
                 }
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot parse a tenant that the operator sent; keeping its last known description"
+                ),
             }
-            Err(error) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "cannot parse a tenant that the operator sent; keeping its last known description"
-            ),
+            *synced = known.is_synced();
+            if *synced && unsynced.take().is_some() {
+                tracing::info!("received all tenants of this node");
+            }
         }
-        if known.is_synced() && unsynced.take().is_some() {
-            tracing::info!("received all tenants of this node");
-        }
-    }
-    Ok(())
+        Ok::<(), OperatorError>(())
+    });
+    let _: Option<()> = shutdown.run_until_cancelled(forever).await;
 }
 
 /// The tenants known from the operator, across streams: what each event changes. Level-triggered: a new stream sends the

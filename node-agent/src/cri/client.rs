@@ -1,4 +1,4 @@
-//! The container runtime over its unix socket.
+//! The container runtime over its unix socket: where the socket is, and the calls.
 
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::{Cri, CriError, v1};
@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::future::Future;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
@@ -20,15 +21,29 @@ const WORK_LIMIT: Duration = Duration::from_secs(30);
 /// A command without a time limit of its own: what a kubelet lets a stream last.
 const COMMAND_LIMIT: Duration = Duration::from_hours(4);
 
+/// The sockets of containerd, CRI-O and cri-dockerd, as their packages set them.
+pub(crate) const DEFAULT_SOCKETS: &[&str] = &["/run/containerd/containerd.sock", "/var/run/crio/crio.sock", "/run/cri-dockerd.sock"];
+
+/// The first of `candidates` that is a socket. The first wins because containerd also runs under Docker, where it
+/// serves the runtime interface unless that plugin is off.
+pub(crate) fn find_socket<P: AsRef<Path>>(candidates: &[P]) -> Result<PathBuf, CriError> {
+    candidates
+        .iter()
+        .map(AsRef::as_ref)
+        .find(|path| path.metadata().is_ok_and(|metadata| metadata.file_type().is_socket()))
+        .map(Path::to_path_buf)
+        .ok_or_else(|| CriError::NoSocket { candidates: candidates.iter().map(|path| path.as_ref().to_path_buf()).collect() })
+}
+
 /// A runtime behind a unix socket. Dials when first used and again after the runtime was restarted.
 #[derive(Clone)]
-pub struct CriClient {
+pub(crate) struct CriClient {
     runtime: RuntimeServiceClient<Channel>,
 }
 
 impl CriClient {
     /// A client of the runtime at `socket`. Must be called within a Tokio runtime; nothing is dialled yet.
-    pub fn new(socket: &Path) -> Result<Self, CriError> {
+    pub(crate) fn new(socket: &Path) -> Result<Self, CriError> {
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
             .map_err(|source| CriError::Endpoint { path: socket.to_path_buf(), source })?
             .connect_timeout(Duration::from_secs(3));
@@ -111,5 +126,21 @@ impl Cri for CriClient {
         // Without a deadline: the stream is as long as the runtime runs, and carries nothing while nothing happens.
         let events = self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await.map_err(failed)?.into_inner();
         Ok(events.map(move |event| event.map_err(failed)).boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_first_socket_and_names_what_it_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        let socket = dir.path().join("socket");
+        std::fs::write(&file, "").unwrap();
+        assert!(find_socket(&[&file, &socket]).unwrap_err().to_string().contains("socket"));
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert_eq!(find_socket(&[&file, &socket]).unwrap(), socket);
     }
 }

@@ -5,15 +5,13 @@
 //! [`find_socket`] finds; tests use a fake that passes the same contract.
 
 mod client;
-mod socket;
 
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
 pub(crate) mod fake;
 
-pub use client::CriClient;
-pub use socket::{DEFAULT_SOCKETS, find_socket};
+pub(crate) use client::{CriClient, DEFAULT_SOCKETS, find_socket};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -23,17 +21,18 @@ use tonic::{Code, Status};
 
 /// Generated messages and clients.
 #[allow(clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)] // generated code
+#[allow(unreachable_pub, dead_code)] // generated code
 #[allow(rustdoc::invalid_html_tags, rustdoc::bare_urls, rustdoc::broken_intra_doc_links)] // comments of the protocol file
-pub mod v1 {
+pub(crate) mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
 /// Labels that a kubelet gives every sandbox and container.
-pub mod labels {
+pub(crate) mod labels {
     /// `metadata.uid` of the host pod.
-    pub const POD_UID: &str = "io.kubernetes.pod.uid";
+    pub(crate) const POD_UID: &str = "io.kubernetes.pod.uid";
     /// Name of the container in the pod; on containers alone.
-    pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+    pub(crate) const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 }
 
 /// What Nestling asks of a container runtime. Every call but `container_events` has a deadline, and every call but

@@ -1,7 +1,7 @@
 //! The tenant's Node object for this host node: registered as a kubelet registers itself, kept like the host's own Node,
 //! and kept alive by a lease.
 //!
-//! `host` watches the host's Node once for all tenants. For each tenant, [`run`] watches the tenant's Node; whenever one
+//! [`HostNode`] watches the host's Node once for all tenants. For each tenant, [`run`] watches the tenant's Node; whenever one
 //! of the two changes, `register` writes what differs from what `status` (pure) computes, which at rest is nothing but a
 //! heartbeat every five minutes. `lease` renews the node's lease.
 //!
@@ -9,31 +9,83 @@
 //! host's, cut to the tenant's share where it has one: the agent has no right to see what other tenants and the host run,
 //! so it cannot subtract that. Where the host has no room left, the host pod waits for it in the host's scheduler.
 
-mod host;
 mod lease;
 mod register;
 mod status;
-
-pub use host::HostNode;
-
-use crate::tenant::Tenant;
-use register::Keeper;
-use std::sync::Arc;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-/// Keeps the tenant's Node until `shutdown`; failures are retried inside, and the first success of each part is logged.
-pub async fn run(tenant: Arc<Tenant>, host: HostNode, shutdown: CancellationToken) {
-    let (uid, known_uid) = watch::channel(None);
-    let keeper = Keeper::new(tenant.clone(), host, uid);
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = keeper.run() => {}
-        () = lease::run(tenant.kubelet.clone(), tenant.node.clone(), known_uid) => {}
-    }
-}
 
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod register_tests;
+
+pub(crate) use register::run;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::watch_object;
+use kube::{Api, Client};
+use nestling_crds::names::NodeName;
+use nestling_runtime::error::chain;
+use std::pin::pin;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The host's Node as last seen; clones see the same.
+#[derive(Clone, Debug)]
+pub(crate) struct HostNode(watch::Receiver<Option<Arc<Node>>>);
+
+impl HostNode {
+    /// The handle, and the watch that fills it until `shutdown`.
+    pub(crate) fn watch(host: Client, name: &NodeName, shutdown: CancellationToken) -> (Self, impl Future<Output = ()> + use<>) {
+        let (sender, receiver) = watch::channel(None);
+        (Self(receiver), follow(Api::all(host), name.clone(), sender, shutdown))
+    }
+
+    /// A handle on a Node that a test changes.
+    #[cfg(test)]
+    pub(super) fn changeable(node: Node) -> (Self, watch::Sender<Option<Arc<Node>>>) {
+        let (sender, receiver) = watch::channel(Some(Arc::new(node)));
+        (Self(receiver), sender)
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Node>> {
+        self.0.borrow().clone()
+    }
+
+    /// Waits for the next change; for ever once the watch has ended.
+    pub(crate) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the Node has been seen.
+    pub(crate) async fn known(&mut self) -> Arc<Node> {
+        loop {
+            if let Some(node) = self.0.borrow_and_update().clone() {
+                return node;
+            }
+            self.changed().await;
+        }
+    }
+}
+
+async fn follow(nodes: Api<Node>, name: NodeName, sender: watch::Sender<Option<Arc<Node>>>, shutdown: CancellationToken) {
+    let mut changes = pin!(watch_object(nodes, name.as_str()).default_backoff().take_until(shutdown.cancelled_owned()));
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(Some(mut node)) => {
+                node.metadata.managed_fields = None;
+                if let Some(status) = &mut node.status {
+                    status.images = None;
+                }
+                sender.send_replace(Some(Arc::new(node)));
+            }
+            // The machine is still there, since this program runs on it: what was known stays.
+            Ok(None) => tracing::warn!(node = %name, "the host cluster has no Node of this name"),
+            Err(error) => tracing::warn!(error = %chain(&error), "cannot watch the host's Node"),
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! The loop that registers the tenant's Node and keeps it up to date.
 
-use super::host::HostNode;
-use super::status;
+use super::{HostNode, lease, status};
 use crate::tenant::Tenant;
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -18,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 /// The status is looked at so often (`nodeStatusUpdateFrequency`) …
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -37,7 +37,18 @@ enum NodeError {
     Patch(#[source] serde_json::Error),
 }
 
-pub(super) struct Keeper {
+/// Keeps the tenant's Node until `shutdown`; failures are retried inside, and the first success of each part is logged.
+pub(crate) async fn run(tenant: Arc<Tenant>, host: HostNode, shutdown: CancellationToken) {
+    let (uid, known_uid) = watch::channel(None);
+    let keeper = Keeper::new(tenant.clone(), host, uid);
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = keeper.run() => {}
+        () = lease::run(tenant.kubelet.clone(), tenant.node.clone(), known_uid) => {}
+    }
+}
+
+struct Keeper {
     tenant: Arc<Tenant>,
     nodes: Api<Node>,
     host: HostNode,
@@ -48,12 +59,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(tenant: Arc<Tenant>, host: HostNode, uid: watch::Sender<Option<String>>) -> Self {
+    fn new(tenant: Arc<Tenant>, host: HostNode, uid: watch::Sender<Option<String>>) -> Self {
         let nodes = Api::all(tenant.kubelet.clone());
         Self { tenant, nodes, host, uid, existing: None, reported: None }
     }
 
-    pub(super) async fn run(mut self) {
+    async fn run(mut self) {
         let mut host = self.host.clone();
         host.known().await;
         let mut own = pin!(watch_object(self.nodes.clone(), self.tenant.node.as_str()).default_backoff());

@@ -22,32 +22,32 @@ pub struct Place {
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SliceFacts {
+pub(crate) struct SliceFacts {
     /// The Service, in the slice's namespace.
-    pub service: String,
-    pub ports: Vec<SlicePort>,
-    pub endpoints: Vec<EndpointFacts>,
+    pub(crate) service: String,
+    pub(crate) ports: Vec<SlicePort>,
+    pub(crate) endpoints: Vec<EndpointFacts>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlicePort {
-    pub name: String,
-    pub protocol: Protocol,
-    pub number: u16,
+pub(crate) struct SlicePort {
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointFacts {
-    pub address: IpAddr,
-    pub node: Option<String>,
-    pub state: State,
-    pub node_hints: BTreeSet<String>,
-    pub zone_hints: BTreeSet<String>,
+pub(crate) struct EndpointFacts {
+    pub(crate) address: IpAddr,
+    pub(crate) node: Option<String>,
+    pub(crate) state: State,
+    pub(crate) node_hints: BTreeSet<String>,
+    pub(crate) zone_hints: BTreeSet<String>,
 }
 
 /// What an endpoint may be used for, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
+pub(crate) enum State {
     Ready,
     /// Serving and terminating: used when there is no ready endpoint at all (upstream's `ProxyTerminatingEndpoints`).
     Draining,
@@ -58,7 +58,7 @@ pub enum State {
 
 impl SliceFacts {
     /// None for slices that have no rules: of another proxy, of headless Services, and of DNS names.
-    pub fn of(slice: &EndpointSlice) -> Option<Self> {
+    pub(crate) fn of(slice: &EndpointSlice) -> Option<Self> {
         let labels = slice.metadata.labels.as_ref()?;
         if labels.contains_key(PROXY_NAME_LABEL) || labels.contains_key(HEADLESS_LABEL) {
             return None;
@@ -125,7 +125,7 @@ fn is_routable(address: IpAddr) -> bool {
 }
 
 /// The target of one port of a Service, for addresses of one family.
-pub fn target<'a>(
+pub(crate) fn target<'a>(
     service: &ServiceFacts,
     port: &PortFacts,
     is_v4: bool,

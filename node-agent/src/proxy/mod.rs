@@ -29,7 +29,7 @@ pub mod endpoints;
 mod locks;
 mod metrics;
 mod nft;
-pub mod sandboxes;
+pub(crate) mod sandboxes;
 pub mod services;
 mod shared;
 mod sources;
@@ -129,17 +129,17 @@ impl Proxy {
 
     /// A sandbox of the tenant has come up with these addresses. They count until [`Proxy::set_sources`] has them, or for
     /// a minute; for a tenant that is not expected yet, from when it is.
-    pub fn announce(&self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) {
+    pub(crate) fn announce(&self, sandbox: &str, tenant: &TenantUid, addresses: BTreeSet<IpAddr>) {
         self.shared.update(true, |desired| desired.announce(sandbox, tenant, addresses));
     }
 
     /// The sandbox has ended. Addresses that [`Proxy::set_sources`] has named stay until it leaves them out.
-    pub fn retract(&self, sandbox: &str) {
+    pub(crate) fn retract(&self, sandbox: &str) {
         self.shared.update(false, |desired| desired.retract(sandbox));
     }
 
     /// The tenant is not served any more, and its pods are gone.
-    pub fn remove(&self, tenant: &TenantUid) {
+    pub(crate) fn remove(&self, tenant: &TenantUid) {
         self.shared.update(false, |desired| {
             desired.remove(tenant);
             true

@@ -25,7 +25,7 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_AT_MOST: Duration = Duration::from_secs(30);
 
 /// Follows the runtime's events until `shutdown`, through its restarts.
-pub async fn run(cri: Arc<dyn Cri>, tenants: Tenants, proxy: Proxy, shutdown: CancellationToken) {
+pub(crate) async fn run(cri: Arc<dyn Cri>, tenants: Tenants, proxy: Proxy, shutdown: CancellationToken) {
     shutdown.run_until_cancelled(follow(&*cri, &tenants, &proxy)).await;
 }
 

@@ -27,7 +27,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Runs until `shutdown`, through failures of the watches, and leaves the tenant's rules as they are: [`Proxy::remove`]
 /// is for the caller that knows that the tenant is gone.
-pub async fn run(tenant: Arc<Tenant>, mut services: ServiceChanges, proxy: Proxy, shutdown: CancellationToken) {
+pub(crate) async fn run(tenant: Arc<Tenant>, mut services: ServiceChanges, proxy: Proxy, shutdown: CancellationToken) {
     let uid = &tenant.spec.uid;
     proxy.expect(uid, &tenant.spec.service_cidrs);
     let place = Place { node: tenant.node.as_str().to_owned(), zone: None };

@@ -32,15 +32,15 @@ impl Family {
 
 /// What a client connects to: a `ClusterIP` and a port of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Frontend {
-    pub address: IpAddr,
-    pub protocol: Protocol,
-    pub port: u16,
+pub(crate) struct Frontend {
+    pub(crate) address: IpAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
 }
 
 /// Where a new connection to a frontend goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backend {
+pub(crate) enum Backend {
     /// One of these, never empty, sorted, without doubles, all of the frontend's family.
     Endpoints { endpoints: Arc<[SocketAddr]>, affinity: Option<Affinity> },
     /// No endpoint anywhere: refused at once.
@@ -50,23 +50,23 @@ pub enum Backend {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub backend: Backend,
+pub(crate) struct Target {
+    pub(crate) backend: Backend,
     /// Addresses of every serving endpoint, whatever policy and topology say: UDP flows to them are kept, as TCP connections
     /// are. Filled for UDP only.
-    pub serving: Arc<[IpAddr]>,
+    pub(crate) serving: Arc<[IpAddr]>,
 }
 
 /// All of one tenant's Services as this node sees them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     /// Frontends by `ClusterIP`, sorted, never empty.
-    pub services: BTreeMap<IpAddr, Arc<[(Frontend, Target)]>>,
+    pub(crate) services: BTreeMap<IpAddr, Arc<[(Frontend, Target)]>>,
     /// Ranges that `ClusterIPs` come from, merged: an address in them that no Service has leads nowhere, never to a host
     /// Service.
-    pub ranges: BTreeSet<IpNet>,
+    pub(crate) ranges: BTreeSet<IpNet>,
     /// The Services are not known yet, so there are no frontends.
-    pub is_closed: bool,
+    pub(crate) is_closed: bool,
 }
 
 /// A `ClusterIP` whose frontends differ between two tables.

@@ -12,6 +12,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessRevie
 use kube::Api;
 use kube::api::PostParams;
 use nestling_crds::names::TenantUid;
+use nestling_runtime::kube::call;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,6 @@ const ALLOWED_FOR: Duration = Duration::from_mins(5);
 const DENIED_FOR: Duration = Duration::from_secs(30);
 /// Answers cached over all tenants. Callers are the tenants' apiservers, so a handful per tenant is usual.
 const CACHED: usize = 8192;
-const REVIEW_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a request must be allowed to do to the `nodes` object: one of the subresources suffices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,14 +62,6 @@ impl Access {
         };
         Some(Self { verb, subresources })
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum ReviewError {
-    #[error("the tenant's apiserver did not review the access")]
-    Review(#[source] kube::Error),
-    #[error("the tenant's apiserver did not answer within {} s", REVIEW_LIMIT.as_secs())]
-    Deadline,
 }
 
 /// What is reviewed: all that the answer may depend on.
@@ -125,7 +117,7 @@ impl Authorizer {
     }
 
     /// Whether access to one of the subresources is allowed; the first yes ends the reviews.
-    async fn allows(&self, tenant: &Tenant, caller: &Caller, access: &Access) -> Result<bool, ReviewError> {
+    async fn allows(&self, tenant: &Tenant, caller: &Caller, access: &Access) -> kube::Result<bool> {
         for subresource in access.subresources {
             let question = Question {
                 tenant: tenant.spec.uid.clone(),
@@ -166,7 +158,7 @@ impl Authorizer {
     }
 }
 
-async fn review(tenant: &Tenant, question: &Question) -> Result<bool, ReviewError> {
+async fn review(tenant: &Tenant, question: &Question) -> kube::Result<bool> {
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(question.user.clone()),
@@ -184,8 +176,7 @@ async fn review(tenant: &Tenant, question: &Question) -> Result<bool, ReviewErro
         ..Default::default()
     };
     let api = Api::<SubjectAccessReview>::all(tenant.kubelet.clone());
-    let answer = tokio::time::timeout(REVIEW_LIMIT, api.create(&PostParams::default(), &review)).await;
-    let status = answer.map_err(|_| ReviewError::Deadline)?.map_err(ReviewError::Review)?.status;
+    let status = call(api.create(&PostParams::default(), &review)).await?.status;
     Ok(status.is_some_and(|status| status.allowed && status.denied != Some(true)))
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// How much, and how long.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Connections in all, those in their handshake and those that became streams included.
     pub connections: usize,
     /// Connections of one tenant; a stream is one, and so is a followed log.

@@ -18,8 +18,8 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use limits::Limits;
-pub use tls::{ClientCas, TlsError};
+pub(crate) use limits::Limits;
+pub(crate) use tls::{ClientCas, TlsError};
 
 use crate::cri::Cri;
 use crate::tenant::Tenants;
@@ -50,14 +50,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Where kubelets keep container logs.
-pub const POD_LOGS: &str = "/var/log/pods";
+pub(crate) const POD_LOGS: &str = "/var/log/pods";
 
 /// After accepting failed, which is when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The largest header that is read; it carries the command of an `exec`.
 const MAX_HEADER: usize = 256 * 1024;
 
-pub struct ServerConfig {
+pub(crate) struct ServerConfig {
     pub addr: SocketAddr,
     /// The current serving certificate, signed by the node-serving CA.
     pub serving: Arc<dyn ResolvesServerCert>,
@@ -71,7 +71,7 @@ pub struct ServerConfig {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ServerError {
+pub(crate) enum ServerError {
     #[error("the kubelet API cannot listen on {addr}")]
     Listen {
         addr: SocketAddr,
@@ -83,7 +83,7 @@ pub enum ServerError {
 }
 
 /// A server that listens and does not serve yet.
-pub struct Server {
+pub(crate) struct Server {
     listener: TcpListener,
     tls: TlsAcceptor,
     shared: Arc<Shared>,
@@ -101,7 +101,7 @@ struct Shared {
 }
 
 impl Server {
-    pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
+    pub(crate) async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let ServerConfig { addr, serving, client_cas, tenants, cri, log_roots, limits } = config;
         let tls = tls::server_config(serving, client_cas).map_err(ServerError::Tls)?;
         let listener = TcpListener::bind(addr).await.map_err(|source| ServerError::Listen { addr, source })?;
@@ -120,19 +120,20 @@ impl Server {
     }
 
     /// The address it listens on: where port 0 was requested, the port that was assigned.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    #[cfg(test)]
+    fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
     /// Adds the server's metrics to a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
+    pub(crate) fn register_metrics(&self, registry: &mut Registry) {
         let context = &self.shared.context;
         registry.register("requests", "Requests to the kubelet API, by function and answer", context.requests.clone());
         registry.register("streams", "Exec, attach and port-forward streams that are open", context.relay.open.clone());
     }
 
     /// Serves until `shutdown`, then ends the open requests and streams within [`Limits::drain`].
-    pub async fn serve(self, shutdown: CancellationToken) {
+    pub(crate) async fn serve(self, shutdown: CancellationToken) {
         let Self { listener, tls, shared } = self;
         let places = Arc::new(Semaphore::new(shared.limits.connections));
         // Connections, and the streams that some of them become.

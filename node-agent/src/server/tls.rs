@@ -2,6 +2,7 @@
 //! verified against a bundle that may change, and the [`Caller`] that a client certificate names.
 
 use jiff::Timestamp;
+use nestling_control_api::consts::TENANT_URI;
 use nestling_crds::names::TenantUid;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -20,7 +21,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     #[error("the client CA bundle cannot be parsed")]
     Bundle(#[source] nestling_runtime::tls::CertificateError),
     #[error("no verifier can be built from the client CA bundle")]
@@ -32,7 +33,7 @@ pub enum TlsError {
 /// The certificate authorities that callers' certificates must chain to: the installation's kubelet-client CA. Clones
 /// share one bundle. Until the first [`ClientCas::replace`] every handshake is refused.
 #[derive(Clone, Debug)]
-pub struct ClientCas {
+pub(crate) struct ClientCas {
     provider: Arc<CryptoProvider>,
     current: Arc<RwLock<Option<Arc<dyn ClientCertVerifier>>>>,
 }
@@ -45,7 +46,7 @@ impl Default for ClientCas {
 
 impl ClientCas {
     /// Verifies all later handshakes against this PEM bundle. On an error the former bundle stays in use.
-    pub fn replace(&self, pem: &[u8]) -> Result<(), TlsError> {
+    pub(crate) fn replace(&self, pem: &[u8]) -> Result<(), TlsError> {
         let roots = nestling_runtime::tls::roots(pem).map_err(TlsError::Bundle)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), self.provider.clone()).build();
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(verifier.map_err(TlsError::Verifier)?);
@@ -129,8 +130,6 @@ pub(super) async fn accept(tls: &TlsAcceptor, tcp: TcpStream, limit: Duration) -
     Ok((stream, caller))
 }
 
-/// Prefix of the URI that names the tenant in a client certificate; the tenant's UID follows.
-const TENANT_URI: &str = "nestling://tenants/";
 /// Every caller with a verified certificate is in this group.
 const AUTHENTICATED: &str = "system:authenticated";
 

@@ -6,7 +6,7 @@
 mod cleanup;
 mod tenant;
 
-pub use tenant::AgentParts;
+pub(crate) use tenant::AgentParts;
 
 use crate::control::Change;
 use crate::tenant::TenantSpec;
@@ -23,7 +23,7 @@ type Assignment = Option<Arc<TenantSpec>>;
 
 /// Serves the tenants that `changes` names until `shutdown`, then waits for all of them to stop. Stopping leaves the
 /// pods of tenants running: the next agent takes over from there.
-pub async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
+pub(crate) async fn run(agent: Arc<AgentParts>, mut changes: mpsc::Receiver<Change>, shutdown: CancellationToken) {
     let mut tenants: HashMap<TenantUid, watch::Sender<Assignment>> = HashMap::new();
     let mut tasks: JoinSet<TenantUid> = JoinSet::new();
     loop {

@@ -30,7 +30,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(10);
 
 /// What all tenants of the node share.
-pub struct AgentParts {
+pub(crate) struct AgentParts {
     pub node: NodeName,
     pub host: Client,
     pub host_node: HostNode,

@@ -26,27 +26,27 @@ const EVENTUALLY: Duration = Duration::from_secs(10);
 
 /// How pods are connected to the node.
 #[derive(Clone, Copy, Debug)]
-pub enum Links {
+pub(crate) enum Links {
     /// A point-to-point link each.
     Routed,
     /// Ports of one bridge, as the CNI plugin `bridge` makes them.
     Bridge { calls_netfilter: bool },
 }
 
-pub struct Lab {
+pub(crate) struct Lab {
     links: Links,
     runtime: Runtime,
     pods: RefCell<u32>,
 }
 
 #[derive(Clone)]
-pub struct Pod {
+pub(crate) struct Pod {
     pub address: IpAddr,
     pub address6: IpAddr,
     namespace: Arc<File>,
 }
 
-pub struct Agent<'a> {
+pub(crate) struct Agent<'a> {
     lab: &'a Lab,
     proxy: Proxy,
     shutdown: CancellationToken,
@@ -55,7 +55,7 @@ pub struct Agent<'a> {
 #[allow(clippy::unused_self, reason = "what is done to the node is done by the thread that has the lab")]
 impl Lab {
     /// Runs a test in a lab of its own.
-    pub fn run(links: Links, test: impl FnOnce(&Lab) + Send + 'static) {
+    pub(crate) fn run(links: Links, test: impl FnOnce(&Lab) + Send + 'static) {
         assert!(nix::unistd::geteuid().is_root(), "rule tests make network namespaces and load nftables rules: run them as root");
         for program in ["nft", "ip"] {
             let found = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -99,12 +99,12 @@ impl Lab {
     }
 
     /// The node's address toward pods.
-    pub fn gateway() -> IpAddr {
+    pub(crate) fn gateway() -> IpAddr {
         Ipv4Addr::new(10, 244, 0, 1).into()
     }
 
     /// A pod with the addresses `10.244.0.<last>` and `fd00:244::<last>`.
-    pub fn pod(&self, last: u8) -> Pod {
+    pub(crate) fn pod(&self, last: u8) -> Pod {
         let namespace = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             without_waiting_for_ipv6();
@@ -153,7 +153,7 @@ impl Lab {
     }
 
     /// An agent's proxy on this node.
-    pub fn proxy(&self) -> Agent<'_> {
+    pub(crate) fn proxy(&self) -> Agent<'_> {
         let shutdown = CancellationToken::new();
         let config = ProxyConfig::kernel(Metrics::default(), None);
         let _runtime = self.runtime.enter();
@@ -161,25 +161,25 @@ impl Lab {
     }
 
     /// Applies commands, as somebody else on the node would.
-    pub fn nft(&self, commands: &str) {
+    pub(crate) fn nft(&self, commands: &str) {
         let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}\n{commands}", String::from_utf8_lossy(&output.stderr));
     }
 
-    pub fn listing(&self) -> String {
+    pub(crate) fn listing(&self) -> String {
         output(Command::new("nft").args(["list", "table", "ip", "nestling"]))
     }
 }
 
 impl Agent<'_> {
     /// The tenant is served, with these pods.
-    pub fn tenant(&self, name: &str, pods: &[&Pod]) {
+    pub(crate) fn tenant(&self, name: &str, pods: &[&Pod]) {
         self.tenant_with(name, &["10.96.0.0/16"], pods);
     }
 
-    pub fn tenant_with(&self, name: &str, ranges: &[&str], pods: &[&Pod]) {
+    pub(crate) fn tenant_with(&self, name: &str, ranges: &[&str], pods: &[&Pod]) {
         let uid = TenantUid::new(name);
         let ranges: Vec<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
         let addresses: BTreeSet<IpAddr> = pods.iter().flat_map(|pod| [pod.address, pod.address6]).collect();
@@ -187,22 +187,22 @@ impl Agent<'_> {
         self.proxy.set_sources(&uid, &addresses);
     }
 
-    pub fn services(&self, name: &str, table: &Arc<ServiceTable>) {
+    pub(crate) fn services(&self, name: &str, table: &Arc<ServiceTable>) {
         self.proxy.set_services(&TenantUid::new(name), table);
     }
 
-    pub fn keep_only(&self, names: &[&str]) {
+    pub(crate) fn keep_only(&self, names: &[&str]) {
         self.proxy.keep_only(names.iter().map(|name| TenantUid::new(*name)).collect());
     }
 
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.lab.runtime.block_on(async {
             tokio::time::timeout(EVENTUALLY, self.proxy.settled()).await.expect("rules are applied");
         });
     }
 
     /// Lets the proxy work until it is so.
-    pub fn until(&self, mut is_so: impl FnMut() -> bool) {
+    pub(crate) fn until(&self, mut is_so: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is_so() {
             assert!(begun.elapsed() < EVENTUALLY, "it never came to be");
@@ -211,7 +211,7 @@ impl Agent<'_> {
     }
 
     /// As an agent ends: its rules stay.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         self.shutdown.cancel();
         self.lab.runtime.block_on(self.proxy.stopped());
     }
@@ -230,7 +230,7 @@ impl Pod {
     }
 
     /// Answers each line with `<name> <client's address>`.
-    pub fn serve_tcp(&self, port: u16, name: &str) {
+    pub(crate) fn serve_tcp(&self, port: u16, name: &str) {
         let listener = self.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap());
         let name = name.to_owned();
         std::thread::spawn(move || {
@@ -246,7 +246,7 @@ impl Pod {
     }
 
     /// Answers each datagram with `<name> <client's address>`.
-    pub fn serve_udp(&self, port: u16, name: &str) {
+    pub(crate) fn serve_udp(&self, port: u16, name: &str) {
         let name = name.to_owned();
         // A socket per family: an answer from a wildcard socket of both would have the wrong source on some kernels.
         for address in [self.address, self.address6] {
@@ -261,7 +261,7 @@ impl Pod {
         }
     }
 
-    pub fn open(&self, to: &str) -> io::Result<Connection> {
+    pub(crate) fn open(&self, to: &str) -> io::Result<Connection> {
         let to: SocketAddr = to.parse().unwrap();
         let stream = self.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -269,11 +269,11 @@ impl Pod {
     }
 
     /// One connection, one answer.
-    pub fn tcp(&self, to: &str) -> io::Result<String> {
+    pub(crate) fn tcp(&self, to: &str) -> io::Result<String> {
         self.open(to)?.say()
     }
 
-    pub fn open_udp(&self, to: &str) -> io::Result<Flow> {
+    pub(crate) fn open_udp(&self, to: &str) -> io::Result<Flow> {
         let to: SocketAddr = to.parse().unwrap();
         let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = self.inside(|| {
@@ -286,17 +286,17 @@ impl Pod {
     }
 
     /// One flow, one answer.
-    pub fn udp(&self, to: &str) -> io::Result<String> {
+    pub(crate) fn udp(&self, to: &str) -> io::Result<String> {
         self.open_udp(to)?.say()
     }
 }
 
-pub struct Connection {
+pub(crate) struct Connection {
     reader: BufReader<TcpStream>,
 }
 
 impl Connection {
-    pub fn say(&mut self) -> io::Result<String> {
+    pub(crate) fn say(&mut self) -> io::Result<String> {
         self.reader.get_mut().write_all(b"hello\n")?;
         let mut line = String::new();
         match self.reader.read_line(&mut line)? {
@@ -306,12 +306,12 @@ impl Connection {
     }
 }
 
-pub struct Flow {
+pub(crate) struct Flow {
     socket: UdpSocket,
 }
 
 impl Flow {
-    pub fn say(&mut self) -> io::Result<String> {
+    pub(crate) fn say(&mut self) -> io::Result<String> {
         self.socket.send(b"hello")?;
         let mut buffer = [0; 64];
         let length = self.socket.recv(&mut buffer)?;

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 #[derive(Clone)]
-pub struct Described {
+pub(crate) struct Described {
     service: Value,
     slice: Value,
 }
 
 /// A Service of one port with these endpoints, on this node.
-pub fn service(address: &str, protocol: &str, port: u16, endpoints: &[&str]) -> Described {
+pub(crate) fn service(address: &str, protocol: &str, port: u16, endpoints: &[&str]) -> Described {
     let endpoints: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect();
     let number = endpoints.first().map_or(port, SocketAddr::port);
     let family = if address.contains(':') { "IPv6" } else { "IPv4" };
@@ -32,19 +32,19 @@ pub fn service(address: &str, protocol: &str, port: u16, endpoints: &[&str]) -> 
 }
 
 impl Described {
-    pub fn sticky(mut self, seconds: u32) -> Self {
+    pub(crate) fn sticky(mut self, seconds: u32) -> Self {
         self.service["spec"]["sessionAffinity"] = json!("ClientIP");
         self.service["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": seconds}});
         self
     }
 
-    pub fn local_only(mut self) -> Self {
+    pub(crate) fn local_only(mut self) -> Self {
         self.service["spec"]["internalTrafficPolicy"] = json!("Local");
         self
     }
 
     /// The endpoints are on another node.
-    pub fn elsewhere(mut self) -> Self {
+    pub(crate) fn elsewhere(mut self) -> Self {
         for endpoint in self.slice["endpoints"].as_array_mut().unwrap() {
             endpoint["nodeName"] = json!("there");
         }
@@ -52,7 +52,7 @@ impl Described {
     }
 }
 
-pub fn table(services: &[Described]) -> Arc<ServiceTable> {
+pub(crate) fn table(services: &[Described]) -> Arc<ServiceTable> {
     let ranges = vec!["10.96.0.0/16".parse().unwrap(), "fd00:96::/112".parse().unwrap()];
     let mut builder = TableBuilder::new(Place { node: "here".into(), zone: None }, ranges);
     builder.take_slice(Event::Init);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use tokio::process::{Child, Command};
 
-pub struct Kubelet<'a> {
+pub(crate) struct Kubelet<'a> {
     /// Where the programs are.
     pub binaries: PathBuf,
     /// Root of everything that is written, a folder for each container.
@@ -22,7 +22,7 @@ pub struct Kubelet<'a> {
 
 impl Kubelet<'_> {
     /// Starts one container of a pod; it ends with the handle.
-    pub fn start(&self, pod_name: &str, pod: &PodSpec, container: &str) -> Result<Child> {
+    pub(crate) fn start(&self, pod_name: &str, pod: &PodSpec, container: &str) -> Result<Child> {
         let all = pod.init_containers.iter().flatten().chain(&pod.containers);
         let container: &Container = all.into_iter().find(|one| one.name == container).context("no such container")?;
         let home = self.root.join(&container.name);

@@ -13,9 +13,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
-use kube::ResourceExt as _;
 use nestling_control_api::consts;
-use nestling_crds::labels;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -52,11 +50,7 @@ pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: 
         (SCHEDULER, scheduler_hash(pki, config)),
         (CLOUD_CONTROLLER_MANAGER, cloud_controller_hash(pki)),
     ];
-    let mut deployment = pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside);
-    // Read back while kube-apiserver changes its version, when these stay what they are.
-    deployment.labels_mut().insert(labels::VERSION.to_owned(), cluster.controllers_version.to_string());
-    deployment.annotations_mut().insert(names::CLOUD_CONTROLLER_IMAGE.to_owned(), cluster.images.cloud_controller.clone());
-    deployment
+    pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside)
 }
 
 /// Holds the others back until the API has its roles: without them kube-controller-manager and kube-scheduler end at once,
