@@ -102,9 +102,14 @@ impl Shell {
     }
 }
 
+/// The name that upstream gives the program of an image. Short names of further versions end with the version.
+fn program_of(short: &str) -> &str {
+    short.find("-v1.").map_or(short, |end| &short[..end])
+}
+
 /// The built programs inside an image, by its short name.
 fn contents(short: &str) -> Vec<&str> {
-    match short {
+    match program_of(short) {
         "etcd" => vec!["etcd", "etcdctl", "etcdutl"],
         "pause" | "busybox" => Vec::new(),
         "kube-apiserver" | "kube-controller-manager" | "kube-scheduler" => vec![short, LOG_RUNNER],
@@ -165,10 +170,11 @@ async fn spec(short: &str, name: &str, programs: &Programs, shell: &Shell, cache
         }
         program => {
             // Upstream sets this capability on kube-apiserver alone.
-            let capability = (program == "kube-apiserver").then_some(Capability::NetBindService);
+            let inside = program_of(program);
+            let capability = (inside == "kube-apiserver").then_some(Capability::NetBindService);
             let mut image = ImageSpec::new(name, entrypoint("/go-runner"));
             image.program("/go-runner", programs.path(LOG_RUNNER)?, None);
-            image.program(&format!("/usr/local/bin/{program}"), programs.path(program)?, capability);
+            image.program(&format!("/usr/local/bin/{inside}"), programs.path(program)?, capability);
             image
         }
     };
