@@ -1,14 +1,14 @@
 //! The published figures. Every figure is beside the same thing done by the host, or by the bare programs, in the same
 //! run on the same machine: read the ratio, not the seconds.
 //!
-//! `start` times tenants from `apply` to Ready and bare programs, `pods` times pod starts on both sides, `memory` reads what cgroups are
+//! `start` times tenants from `apply` to Ready and bare programs, `pods` times pod starts on both sides, `rest` reads what cgroups are
 //! charged with, `report` writes the tables.
 //!
-//! Order: memory ← report ← start ← pods
+//! Order: rest ← report ← pods ← start
 
-mod memory;
 mod pods;
 mod report;
+mod rest;
 mod start;
 
 use crate::suite::{Kubectl, Tenant};
@@ -35,25 +35,31 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let programs = runtime.block_on(programs::ensure(&Versions::load()?, &Cache::from_env()))?;
     let bare = repeat(rounds.starts, "bare etcd + kube-apiserver", || start::bare(&programs))?;
-    let memory_medium = repeat(rounds.starts, "apply → Ready, etcd in memory", || start::tenant("{etcd: {storage: {medium: Memory}}}"))?;
-    let volume = repeat(rounds.starts, "apply → Ready, etcd on a volume", || start::tenant("{}"))?;
+    let (in_memory, in_memory_phases) = starts(rounds.starts, "apply → Ready, etcd in memory", "{etcd: {storage: {medium: Memory}}}")?;
+    let (volume, volume_phases) = starts(rounds.starts, "apply → Ready, etcd on a volume", "{}")?;
+    let host_pod = repeat(rounds.starts, "host pod", || start::host_pod(false))?;
+    let claim = repeat(rounds.starts, "host pod with a claim", || start::host_pod(true))?;
     report.section(
         "One tenant, from `kubectl apply` to Ready",
         "Ready: etcd, kube-apiserver, controllers, nodes and CoreDNS all answer. Images are on the nodes. The bare start is etcd and kube-apiserver with a fresh data directory until `/readyz` answers.",
     );
     report.times(&[
         ("bare etcd + kube-apiserver", &bare),
-        ("tenant, etcd in memory", &memory_medium),
+        ("tenant, etcd in memory", &in_memory),
         ("tenant, etcd on a volume", &volume),
+        ("host pod", &host_pod),
+        ("host pod with a claim", &claim),
     ]);
+    report.phases(&[("etcd in memory", in_memory_phases), ("etcd on a volume", volume_phases)]);
 
     let tenant = Tenant::create("bench", "{}")?;
-    memory::settle();
+    rest::settle();
     report.section(
-        "Memory at rest",
-        "Anonymous memory as the kernel charges it to the pods' cgroups; program text is shared between tenants on a node and not counted.",
+        "At rest",
+        "Anonymous memory and tmpfs (etcd's data with `medium: Memory`) as the kernel charges them to the pods' cgroups; program text is shared between tenants on a node and not counted. CPU over a minute, in thousandths of a core.",
     );
-    report.memory(&memory::tenant(&tenant)?, &memory::installation(&host)?);
+    let rest = rest::measure(&tenant)?;
+    report.rest(&rest.tenant, &rest.installation, rest.writes_per_second);
 
     let (on_host, in_tenant) = pods::single(&tenant, rounds.pods)?;
     report.section("Pod create → Ready", "POST of a pod until a watch shows it Ready, host and tenant in turn.");
@@ -77,4 +83,16 @@ fn repeat(times: usize, what: &str, mut one: impl FnMut() -> Result<std::time::D
         sample.push(took);
     }
     Ok(sample)
+}
+
+/// Starts of a tenant: until Ready, and by phase.
+fn starts(times: usize, what: &str, spec: &str) -> Result<(Sample, Vec<(&'static str, Sample)>)> {
+    let mut all = Vec::new();
+    let ready = repeat(times, what, || {
+        let phases = start::tenant(spec)?;
+        let ready = phases.ready();
+        all.push(phases);
+        Ok(ready)
+    })?;
+    Ok((ready, start::by_phase(&all)))
 }

@@ -33,10 +33,13 @@ pub(super) fn single(tenant: &Tenant, rounds: usize) -> Result<(Sample, Sample)>
     Ok(samples.into())
 }
 
-async fn pods_api(ns: &Namespace) -> Result<Api<Pod>> {
+pub(crate) async fn client(ns: &Namespace) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(ns.kubeconfig())?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Api::namespaced(Client::try_from(config)?, ns.name()))
+    Ok(Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?)
+}
+
+async fn pods_api(ns: &Namespace) -> Result<Api<Pod>> {
+    Ok(Api::namespaced(client(ns).await?, ns.name()))
 }
 
 async fn start_one(api: &Api<Pod>, name: &str) -> Result<Duration> {

@@ -1,6 +1,6 @@
 //! Samples and the Markdown they become.
 
-use super::memory::Usage;
+use super::rest::Usage;
 use crate::suite::Kubectl;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
@@ -9,10 +9,18 @@ use std::time::Duration;
 
 /// Times of one thing done several times.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sample(Vec<Duration>);
+pub(crate) struct Sample(Vec<Duration>);
+
+impl FromIterator<Duration> for Sample {
+    fn from_iter<T: IntoIterator<Item = Duration>>(times: T) -> Self {
+        let mut times: Vec<Duration> = times.into_iter().collect();
+        times.sort();
+        Self(times)
+    }
+}
 
 impl Sample {
-    pub(super) fn push(&mut self, took: Duration) {
+    pub(crate) fn push(&mut self, took: Duration) {
         self.0.push(took);
         self.0.sort();
     }
@@ -33,10 +41,10 @@ impl Sample {
     }
 }
 
-pub(super) struct Report(String);
+pub(crate) struct Report(String);
 
 impl Report {
-    pub(super) fn new(host: &Kubectl) -> Result<Self> {
+    pub(crate) fn new(host: &Kubectl) -> Result<Self> {
         let nodes = host.json(&["get", "nodes"])?;
         let nodes = nodes["items"].as_array().context("nodes are a list")?;
         let info = nodes.first().map(|node| node["status"]["nodeInfo"].clone()).unwrap_or_default();
@@ -51,12 +59,12 @@ impl Report {
         )))
     }
 
-    pub(super) fn section(&mut self, title: &str, what: &str) {
+    pub(crate) fn section(&mut self, title: &str, what: &str) {
         self.line(&format!("\n## {title}\n\n{what}\n"));
     }
 
     /// Rows against the first.
-    pub(super) fn times(&mut self, rows: &[(&str, &Sample)]) {
+    pub(crate) fn times(&mut self, rows: &[(&str, &Sample)]) {
         self.line("| | n | min | median | max | median ÷ first |\n| --- | --- | --- | --- | --- | --- |");
         for (name, sample) in rows {
             let ratio = rows.first().map_or(1.0, |(_, first)| sample.ratio(first, 50));
@@ -64,25 +72,39 @@ impl Report {
         }
     }
 
-    pub(super) fn pair(&mut self, host: &Sample, tenant: &Sample) {
+    /// The median time of each phase, one column per kind of start.
+    pub(crate) fn phases(&mut self, kinds: &[(&str, Vec<(&'static str, Sample)>)]) {
+        let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
+        self.line(&format!("\n| phase, median s after `kubectl apply` | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(kinds.len())));
+        let phases = kinds.first().map(|(_, phases)| phases.iter().map(|(name, _)| *name).collect()).unwrap_or_else(Vec::new);
+        for (row, phase) in phases.iter().enumerate() {
+            let times: Vec<String> = kinds.iter().map(|(_, phases)| format!("{:.2}", phases[row].1.percentile(50).as_secs_f64())).collect();
+            self.line(&format!("| {phase} | {} |", times.join(" | ")));
+        }
+    }
+
+    pub(crate) fn pair(&mut self, host: &Sample, tenant: &Sample) {
         self.line("| | n | min | median | max |\n| --- | --- | --- | --- | --- |");
         self.line(&format!("| host | {} |\n| tenant | {} |", host.row(), tenant.row()));
         self.line(&format!("\ntenant ÷ host: {:.2} at the median, {:.2} at p99", tenant.ratio(host, 50), tenant.ratio(host, 99)));
     }
 
-    pub(super) fn memory(&mut self, tenant: &[Usage], installation: &[Usage]) {
+    pub(crate) fn rest(&mut self, tenant: &[Usage], installation: &[Usage], writes_per_second: f64) {
         for (title, rows) in [("idle tenant", tenant), ("installation", installation)] {
-            self.line(&format!("\n| {title} | MiB |\n| --- | --- |"));
+            self.line(&format!("\n| {title} | anonymous MiB | tmpfs MiB | mcore |\n| --- | --- | --- | --- |"));
             for row in rows {
-                self.line(&format!("| {} | {:.0} |", row.name, row.mebibytes()));
+                self.line(&format!("| {} | {:.0} | {:.0} | {:.1} |", row.name, row.anonymous, row.shared, row.millicores));
             }
             if title == "idle tenant" {
-                self.line(&format!("| **sum** | **{:.0}** |", rows.iter().map(Usage::mebibytes).sum::<f64>()));
+                let sum = |value: fn(&Usage) -> f64| rows.iter().map(value).sum::<f64>();
+                let (anonymous, shared, cpu) = (sum(|row| row.anonymous), sum(|row| row.shared), sum(|row| row.millicores));
+                self.line(&format!("| **sum** | **{anonymous:.0}** | **{shared:.0}** | **{cpu:.1}** |"));
             }
         }
+        self.line(&format!("\nWrites to the idle tenant's etcd: {writes_per_second:.2} per second."));
     }
 
-    pub(super) fn write(&self, output: &Path) -> Result<()> {
+    pub(crate) fn write(&self, output: &Path) -> Result<()> {
         std::fs::write(output, &self.0).with_context(|| format!("write {}", output.display()))?;
         print!("{}", self.0);
         Ok(())
