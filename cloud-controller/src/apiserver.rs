@@ -1,7 +1,7 @@
 //! The tenant's apiserver: a client from a kubeconfig file, and the command that waits for it to be ready.
 //!
-//! The command is an init container: controllers that start before the API has its roles exit, and are restarted only after
-//! a back-off.
+//! The command is a hook that holds other controllers back: those that start before the API has its roles exit, and are
+//! restarted only after a back-off.
 
 use clap::ValueEnum;
 use http::Request;

@@ -12,17 +12,20 @@ use tokio::time::Instant;
 pub struct Backoff {
     first: Duration,
     longest: Duration,
+    /// Pauses up to this one double freely; it is then kept for so many failures before they double on.
+    eager: (Duration, u32),
     failures: u32,
 }
 
 impl Backoff {
     pub const fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, failures: 0 }
+        Self { first, longest, eager: (longest, 0), failures: 0 }
     }
 
-    /// 10 ms to 20 s, for reads and watches: the Node authorizer refuses what it does not know yet for some milliseconds.
+    /// 10 ms to 20 s, for reads and watches: the Node authorizer refuses what it does not know yet for some milliseconds. For the
+    /// first 30 s at most 160 ms: an API that has just been created comes up within that time, and its user waits for it.
     pub const fn watch() -> Self {
-        Self::new(Duration::from_millis(10), Duration::from_secs(20))
+        Self { eager: (Duration::from_millis(160), 185), ..Self::new(Duration::from_millis(10), Duration::from_secs(20)) }
     }
 
     /// 200 ms to 60 s, for writes.
@@ -32,7 +35,9 @@ impl Backoff {
 
     /// The pause after so many failures in a row, of which there is at least one.
     pub fn after(&self, failures: u32) -> Duration {
-        self.first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1))).min(self.longest)
+        let doubled = |failures: u32| self.first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1)));
+        let (eager, kept) = self.eager;
+        if doubled(failures) <= eager { doubled(failures) } else { doubled(failures.saturating_sub(kept)).max(eager).min(self.longest) }
     }
 
     /// The pause after one more failure.
@@ -59,9 +64,6 @@ impl kube::runtime::utils::Backoff for Backoff {
         self.succeeded();
     }
 }
-
-/// Former name, until the last caller has moved.
-pub type Steps = Backoff;
 
 /// Pauses per object, shared by all who work on the objects.
 ///
@@ -116,6 +118,16 @@ mod tests {
         assert_eq!(Backoff::write().after(1), Duration::from_millis(200));
         assert_eq!(Backoff::write().after(3), Duration::from_millis(800));
         assert_eq!(Backoff::write().after(u32::MAX), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn watches_are_tried_often_for_half_a_minute_and_then_less_and_less() {
+        let pauses: Vec<u64> = Backoff::watch().take(200).map(|pause| u64::try_from(pause.as_millis()).unwrap()).collect();
+        assert_eq!(pauses[..6], [10, 20, 40, 80, 160, 160]);
+        let eager = pauses.iter().position(|pause| *pause > 160).unwrap();
+        assert!((28_000..32_000).contains(&pauses[..eager].iter().sum::<u64>()));
+        assert_eq!(pauses[eager..eager + 8], [320, 640, 1280, 2560, 5120, 10_240, 20_000, 20_000]);
+        assert_eq!(Backoff::watch().after(u32::MAX), Duration::from_secs(20));
     }
 
     #[tokio::test(start_paused = true)]

@@ -163,6 +163,9 @@ pub(super) fn deployment(settings: &Settings) -> Object {
         "tolerations": [
             {"key": "CriticalAddonsOnly", "operator": "Exists"},
             {"effect": "NoSchedule", "key": "node-role.kubernetes.io/control-plane"},
+            // A new cluster has DNS as soon as its nodes are there, not when they have been initialized.
+            {"effect": "NoSchedule", "key": "node.cloudprovider.kubernetes.io/uninitialized"},
+            {"effect": "NoSchedule", "key": "node.kubernetes.io/not-ready"},
         ],
         "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
             "podAffinityTerm": {

@@ -3,7 +3,7 @@
 use crate::model::metadata::component;
 use crate::model::{CERTIFICATES, FRONT_PROXY_CLIENT, ValidatedCluster, keys, metadata, names};
 use crate::pki::PkiSecrets;
-use crate::reconcile::build::container::{Flags, Http, field_env, file, hardened_with_bind_service, port, resources};
+use crate::reconcile::build::container::{Flags, Http, field_env, file, go_env, hardened_with_bind_service, port, resources};
 use crate::reconcile::build::mounts::{CONFIG, SERVICE_ACCOUNT};
 use crate::reconcile::build::pod::{self, hash_of, secret_hash};
 use crate::reconcile::build::{etcd, mounts};
@@ -119,11 +119,12 @@ pub(super) fn container(cluster: &ValidatedCluster) -> Container {
     let probe = |path, period, timeout, failures| -> Probe {
         Http { scheme: "HTTPS", port: PORT, path, period, timeout, failures, initial_delay: 0 }.into()
     };
+    let resources = resources(cluster.api_server.resources.as_ref(), "50m", "256Mi");
     Container {
         security_context: Some(hardened_with_bind_service()),
-        env: Some(vec![field_env("POD_IP", "status.podIP")]),
+        env: Some([vec![field_env("POD_IP", "status.podIP")], go_env(&resources)].concat()),
         ports: Some(vec![port("https", PORT)]),
-        resources: Some(resources(cluster.api_server.resources.as_ref(), "50m", "256Mi")),
+        resources: Some(resources),
         volume_mounts: Some(vec![
             mounts::mount(CERTS_VOLUME, CERTIFICATES),
             mounts::mount(SERVICE_ACCOUNT_VOLUME, SERVICE_ACCOUNT),

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nestling_crds::quantity::whole;
 use std::collections::BTreeMap;
 
 /// A hardened container. Its program is named, not left to the image: images differ in their entry points.
@@ -21,6 +22,20 @@ pub(super) fn container(name: &str, image: &str, command: &[&str], args: Vec<Str
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }
+}
+
+/// How far the heap of a Go program may grow beyond what is live before it is collected, percent. Go's own value is 100: half of
+/// an idle tenant's memory would be garbage. docs/benchmarks.md has what this one saves, and what it costs in CPU.
+const GOGC: &str = "50";
+
+/// Settings of the Go runtime for a program with these resources. Near its limit, if it has one, it collects more often, before
+/// the kernel ends it.
+pub(super) fn go_env(resources: &ResourceRequirements) -> Vec<EnvVar> {
+    let variable = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() };
+    let limit = resources.limits.as_ref().and_then(|limits| limits.get("memory")).and_then(whole);
+    let mut env = vec![variable("GOGC", GOGC.to_owned())];
+    env.extend(limit.map(|bytes| variable("GOMEMLIMIT", (bytes / 10 * 9).to_string())));
+    env
 }
 
 /// `$(NAME)` in arguments, from a field of the pod.

@@ -5,13 +5,14 @@
 use crate::model::metadata::component;
 use crate::model::{CERTIFICATES, FRONT_PROXY_CLIENT, ValidatedCluster, keys, metadata, names};
 use crate::pki::PkiSecrets;
-use crate::reconcile::build::container::{Flags, Http, container, file, port, resources};
+use crate::reconcile::build::container::{Flags, Http, container, file, go_env, port, resources};
 use crate::reconcile::build::mounts;
 use crate::reconcile::build::mounts::{CONFIG, TOKEN};
 use crate::reconcile::build::pod::{self, hash_of, secret_hash};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ConfigMap, Container, ExecAction, Lifecycle, LifecycleHandler, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount,
+    ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use nestling_control_api::consts;
 use serde_json::json;
@@ -20,6 +21,9 @@ use std::collections::BTreeMap;
 pub const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 pub const SCHEDULER: &str = "kube-scheduler";
 pub const CLOUD_CONTROLLER_MANAGER: &str = "cloud-controller-manager";
+
+/// The program in its image.
+const CLOUD_CONTROLLER_PROGRAM: &str = "/usr/local/bin/cloud-controller-manager";
 
 const CONTROLLER_MANAGER_PORT: i32 = 10257;
 const SCHEDULER_PORT: i32 = 10259;
@@ -39,8 +43,8 @@ const GRACE_SECONDS: i64 = 10;
 pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: &ConfigMap) -> Deployment {
     let inside = PodSpec {
         service_account_name: Some(names::cloud_controller(&cluster.name)),
-        init_containers: Some(vec![wait(cluster)]),
-        containers: vec![controller_manager(cluster), scheduler(cluster), cloud_controller_manager(cluster)],
+        // The first holds the others back until the API serves.
+        containers: vec![cloud_controller_manager(cluster), controller_manager(cluster), scheduler(cluster)],
         volumes: Some(volumes(cluster)),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         ..PodSpec::default()
@@ -53,25 +57,26 @@ pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: 
     pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside)
 }
 
-/// Holds the others back until the API has its roles: without them kube-controller-manager and kube-scheduler end at once,
-/// and the kubelet waits ten seconds and more before it starts them again.
-fn wait(cluster: &ValidatedCluster) -> Container {
+/// Holds the containers that follow back until the API has its roles: without them kube-controller-manager and
+/// kube-scheduler end at once, and the kubelet waits ten seconds and more before it starts them again. The kubelet starts the
+/// containers of a pod in their order, each after the hook of the one before has ended; the end of an init container it would
+/// notice up to a second late.
+fn wait_for_api() -> Lifecycle {
     let kubeconfig = kubeconfig(keys::CLOUD_CONTROLLER_MANAGER);
-    let args = vec!["wait".to_owned(), format!("--kubeconfig={kubeconfig}"), "--for=readyz".to_owned()];
-    Container {
-        // Our own images know their program.
-        command: None,
-        resources: Some(resources(None, "5m", "16Mi")),
-        volume_mounts: Some(vec![mounts::mount(CLOUD_CONTROLLER_VOLUME, CERTIFICATES)]),
-        ..container("wait-for-api", &cluster.images.cloud_controller, &[], args)
+    let command = [CLOUD_CONTROLLER_PROGRAM.to_owned(), "wait".to_owned(), format!("--kubeconfig={kubeconfig}"), "--for=readyz".to_owned()];
+    Lifecycle {
+        post_start: Some(LifecycleHandler { exec: Some(ExecAction { command: Some(command.into()) }), ..LifecycleHandler::default() }),
+        ..Lifecycle::default()
     }
 }
 
 fn controller_manager(cluster: &ValidatedCluster) -> Container {
     let settings = &cluster.controller_manager;
+    let resources = resources(settings.resources.as_ref(), "20m", "64Mi");
     Container {
+        env: Some(go_env(&resources)),
         ports: Some(vec![port("kcm", CONTROLLER_MANAGER_PORT)]),
-        resources: Some(resources(settings.resources.as_ref(), "20m", "64Mi")),
+        resources: Some(resources),
         volume_mounts: Some(vec![mounts::mount(CONTROLLER_MANAGER_VOLUME, CERTIFICATES)]),
         startup_probe: Some(startup("HTTPS", CONTROLLER_MANAGER_PORT)),
         liveness_probe: Some(liveness("HTTPS", CONTROLLER_MANAGER_PORT)),
@@ -89,7 +94,17 @@ fn controller_manager(cluster: &ValidatedCluster) -> Container {
 /// Its controllers are set up one after the other, each with a few requests, and upstream's 20 requests a second let that
 /// take five seconds: most of the time that a tenant takes to come up. What a tenant's apiserver can bear is kept by its
 /// own priority and fairness.
-pub(super) const CONTROLLER_MANAGER_PRESETS: [(&str, &str); 2] = [("kube-api-burst", "300"), ("kube-api-qps", "150")];
+pub(super) fn controller_manager_presets(cluster: &ValidatedCluster) -> Vec<(&'static str, &'static str)> {
+    let mut presets = vec![("kube-api-burst", "300"), ("kube-api-qps", "150")];
+    presets.extend(lone_renewal(cluster).map(|period| ("leader-elect-retry-period", period)));
+    presets
+}
+
+/// How often a replica that has no other to compete with renews its lease. Upstream's 2 s would be most of the writes of an idle
+/// tenant; the lease still ends after 15 s, as upstream's.
+fn lone_renewal(cluster: &ValidatedCluster) -> Option<&'static str> {
+    (cluster.replicas == 1).then_some("5s")
+}
 
 /// The program's flags.
 pub(super) fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
@@ -119,7 +134,7 @@ pub(super) fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
         ("tls-min-version", "VersionTLS12".to_owned()),
         ("use-service-account-credentials", "true".to_owned()),
     ]);
-    for (name, value) in CONTROLLER_MANAGER_PRESETS {
+    for (name, value) in controller_manager_presets(cluster) {
         flags.set(name, value);
     }
     flags.gates(&cluster.feature_gates).with(&settings.extra_args)
@@ -127,9 +142,11 @@ pub(super) fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
 
 fn scheduler(cluster: &ValidatedCluster) -> Container {
     let settings = &cluster.scheduler;
+    let resources = resources(settings.resources.as_ref(), "10m", "48Mi");
     Container {
+        env: Some(go_env(&resources)),
         ports: Some(vec![port("scheduler", SCHEDULER_PORT)]),
-        resources: Some(resources(settings.resources.as_ref(), "10m", "48Mi")),
+        resources: Some(resources),
         volume_mounts: Some(vec![mounts::mount(SCHEDULER_VOLUME, CERTIFICATES), mounts::mount(CONFIG_VOLUME, CONFIG)]),
         startup_probe: Some(startup("HTTPS", SCHEDULER_PORT)),
         liveness_probe: Some(liveness("HTTPS", SCHEDULER_PORT)),
@@ -170,7 +187,9 @@ pub(super) fn cloud_controller_manager_flags(cluster: &ValidatedCluster) -> Flag
 fn cloud_controller_manager(cluster: &ValidatedCluster) -> Container {
     let args = cloud_controller_manager_flags(cluster).into_args();
     Container {
+        // Our own images know their program.
         command: None,
+        lifecycle: Some(wait_for_api()),
         ports: Some(vec![port("ccm", CLOUD_CONTROLLER_PORT)]),
         resources: Some(resources(cluster.cloud_controller_manager.resources.as_ref(), "5m", "16Mi")),
         volume_mounts: Some(vec![mounts::mount(CLOUD_CONTROLLER_VOLUME, CERTIFICATES), mounts::mount(TOKEN_VOLUME, TOKEN)]),
@@ -267,6 +286,9 @@ pub(super) fn config(cluster: &ValidatedCluster) -> ConfigMap {
         "enableProfiling": false,
         "leaderElection": {"leaderElect": true},
     });
+    if let Some(period) = lone_renewal(cluster) {
+        config["leaderElection"]["retryPeriod"] = period.into();
+    }
     if !cluster.scheduler.profiles.is_empty() {
         config["profiles"] = json!(cluster.scheduler.profiles);
     }

@@ -2,7 +2,7 @@
 
 use crate::model::{CERTIFICATES, Storage, ValidatedCluster, keys, names};
 use crate::pki::PkiSecrets;
-use crate::reconcile::build::container::{Flags, Http, field_env, file, port, resources};
+use crate::reconcile::build::container::{Flags, Http, field_env, file, go_env, port, resources};
 use crate::reconcile::build::mounts;
 use crate::reconcile::build::mounts::DATA;
 use crate::reconcile::build::pod::secret_hash;
@@ -61,14 +61,20 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
         // As kubeadm: kube-apiserver serves consistent lists from its cache once it hears how far etcd is.
         ("watch-progress-notify-interval", "5s".to_owned()),
     ]);
-    for (name, value) in PRESETS {
+    for (name, value) in presets(cluster) {
         flags.set(name, value);
     }
     flags.with(&cluster.etcd.extra_args)
 }
 
 /// Flags that a user may set otherwise.
-pub(super) const PRESETS: [(&str, &str); 1] = [("snapshot-count", "10000")];
+///
+/// What is kept of the log for members that lag behind lies in memory. A lone member has none of them; its snapshots come often
+/// enough to keep the log short.
+pub(super) fn presets(cluster: &ValidatedCluster) -> [(&'static str, &'static str); 2] {
+    let (snapshots, entries) = if cluster.members == 1 { ("1000", "500") } else { ("10000", "5000") };
+    [("snapshot-catchup-entries", entries), ("snapshot-count", snapshots)]
+}
 
 /// Without the data. Data in memory counts as the pod's: a node that did not reserve it would run out of memory when it
 /// fills.
@@ -91,10 +97,12 @@ pub(super) fn container(cluster: &ValidatedCluster) -> Container {
         failures,
         initial_delay,
     };
+    let resources = resources(cluster.etcd.resources.as_ref(), "20m", &memory(cluster));
+    let own = vec![field_env("POD_NAME", "metadata.name"), field_env("POD_IP", "status.podIP")];
     Container {
-        env: Some(vec![field_env("POD_NAME", "metadata.name"), field_env("POD_IP", "status.podIP")]),
+        env: Some([own, go_env(&resources)].concat()),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
-        resources: Some(resources(cluster.etcd.resources.as_ref(), "20m", &memory(cluster))),
+        resources: Some(resources),
         volume_mounts: Some(vec![mounts::mount(CERTS_VOLUME, CERTIFICATES), mounts::writable(DATA_VOLUME, DATA)]),
         // No startup probe: beside an apiserver it would hold the apiserver back. The delay covers the reading of a large
         // database, during which nothing listens.

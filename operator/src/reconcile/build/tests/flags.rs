@@ -17,7 +17,7 @@ fn ours_are_managed(#[case] topology: &str) {
     let check = |program: &str, args: Vec<String>, managed: &[ManagedFlags]| {
         for arg in args {
             let flag = arg.trim_start_matches("--").split('=').next().unwrap().to_owned();
-            if controllers::CONTROLLER_MANAGER_PRESETS.iter().chain(&etcd::PRESETS).any(|(preset, _)| *preset == flag) {
+            if controllers::controller_manager_presets(&cluster).iter().chain(&etcd::presets(&cluster)).any(|(preset, _)| *preset == flag) {
                 continue;
             }
             assert!(refusal(managed, &flag).is_some(), "{program} --{flag} is set by the operator but not in managed_flags");
