@@ -8,6 +8,8 @@ pub const NODE: &str = "nestling.dev/node";
 pub const POD_UID: &str = "nestling.dev/pod-uid";
 /// Part of a tenant that a host object is: `control-plane`, `apiserver`, `etcd`, `controllers` or `workload`.
 pub const COMPONENT: &str = "nestling.dev/component";
+/// Kubernetes version that a control-plane pod, or the Deployment of such pods, was made for.
+pub const VERSION: &str = "nestling.dev/version";
 /// Name of the `VirtualCluster`.
 pub const CLUSTER: &str = "nestling.dev/cluster";
 /// The standard label that says which program manages an object.

@@ -44,6 +44,13 @@ impl FromStr for Version {
     }
 }
 
+impl Version {
+    /// The version that a build reports of itself; distributions add to it, as in `v1.37.2+k3s1` or `v1.37.2-eks-4096722`.
+    pub fn of_build(reported: &str) -> Option<Self> {
+        reported.split(['+', '-']).next()?.parse().ok()
+    }
+}
+
 /// Why a version cannot be used. The text is written for the person who wrote the spec.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum VersionError {
@@ -57,15 +64,33 @@ pub enum VersionError {
     SkipsMinor { from: Version, to: Version },
 }
 
-/// The known version that a spec asks for: `v1.37.2` is itself, `v1.37` its newest known patch, nothing the newest known.
-pub fn resolve(asked: Option<&str>) -> Result<Known, VersionError> {
-    let Some(text) = asked else { return newest(|_| true).ok_or_else(|| unknown("")) };
+/// The version in `table` that a spec asks for: `v1.37.2` is itself, `v1.37` its newest patch there, nothing the newest of all.
+pub fn resolve(table: &[Known], asked: Option<&str>) -> Result<Known, VersionError> {
+    let newest = |wanted: &dyn Fn(&Known) -> bool| table.iter().filter(|known| wanted(known)).max_by_key(|known| known.version).copied();
+    let Some(text) = asked else { return newest(&|_| true).ok_or_else(|| unknown(table, "")) };
     match parse(text).ok_or_else(|| VersionError::Malformed(text.to_owned()))? {
-        (minor, None) => newest(|known| known.version.minor == minor),
-        (minor, Some(patch)) => newest(|known| known.version == Version { minor, patch }),
+        (minor, None) => newest(&|known| known.version.minor == minor),
+        (minor, Some(patch)) => newest(&|known| known.version == Version { minor, patch }),
     }
-    .ok_or_else(|| unknown(text))
+    .ok_or_else(|| unknown(table, text))
 }
+
+/// What a cluster that runs `running` is to become, or `None` if that is what its spec asks for: no version asks for what
+/// runs, `v1.37` for any of its patches. So a longer table changes nothing, and a version that has left it runs on.
+pub fn change(table: &[Known], running: Version, asked: Option<&str>) -> Result<Option<Known>, VersionError> {
+    let Some(text) = asked else { return Ok(None) };
+    let (minor, patch) = parse(text).ok_or_else(|| VersionError::Malformed(text.to_owned()))?;
+    if running.minor == minor && patch.is_none_or(|patch| patch == running.patch) {
+        return Ok(None);
+    }
+    let known = resolve(table, asked)?;
+    check_change(running, known.version)?;
+    Ok(Some(known))
+}
+
+/// How many minor versions a kubelet may be older than the apiserver
+/// (<https://kubernetes.io/releases/version-skew-policy/#kubelet>).
+pub const KUBELET_SKEW: u32 = 3;
 
 /// Whether a running control plane may go from one version to another: patches freely, one minor version up, none down.
 pub fn check_change(from: Version, to: Version) -> Result<(), VersionError> {
@@ -78,12 +103,8 @@ pub fn check_change(from: Version, to: Version) -> Result<(), VersionError> {
     }
 }
 
-fn newest(wanted: impl Fn(&Known) -> bool) -> Option<Known> {
-    KNOWN.iter().filter(|known| wanted(known)).max_by_key(|known| known.version).copied()
-}
-
-fn unknown(asked: &str) -> VersionError {
-    let known: Vec<String> = KNOWN.iter().map(|known| known.version.to_string()).collect();
+fn unknown(table: &[Known], asked: &str) -> VersionError {
+    let known: Vec<String> = table.iter().map(|known| known.version.to_string()).collect();
     VersionError::Unknown { asked: asked.to_owned(), known: known.join(", ") }
 }
 
@@ -115,7 +136,7 @@ mod tests {
     #[case(Some("v1.36"), "v1.36.3")]
     #[case(Some("v1.36.3"), "v1.36.3")]
     fn known_versions_resolve(#[case] asked: Option<&str>, #[case] version: &str) {
-        assert_eq!(resolve(asked).unwrap().version.to_string(), version);
+        assert_eq!(resolve(KNOWN, asked).unwrap().version.to_string(), version);
     }
 
     #[rstest]
@@ -127,12 +148,39 @@ mod tests {
     #[case("latest")]
     #[case("")]
     fn malformed_versions_are_told_apart_from_unknown_ones(#[case] asked: &str) {
-        assert_eq!(resolve(Some(asked)), Err(VersionError::Malformed(asked.to_owned())));
+        assert_eq!(resolve(KNOWN, Some(asked)), Err(VersionError::Malformed(asked.to_owned())));
+    }
+
+    /// A table of a later build: longer, and without the oldest patch.
+    const LATER: &[Known] = &[
+        Known { version: Version { minor: 37, patch: 2 }, etcd_tag: "3.7.1-0", coredns_tag: "v1.15.0" },
+        Known { version: Version { minor: 37, patch: 5 }, etcd_tag: "3.7.1-0", coredns_tag: "v1.15.0" },
+        Known { version: Version { minor: 38, patch: 1 }, etcd_tag: "3.7.1-0", coredns_tag: "v1.15.0" },
+    ];
+
+    #[rstest]
+    #[case("v1.37.2", None, Ok(None))]
+    #[case("v1.37.2", Some("v1.37"), Ok(None))]
+    #[case("v1.37.2", Some("v1.37.5"), Ok(Some("v1.37.5")))]
+    #[case("v1.37.5", Some("v1.37.2"), Ok(Some("v1.37.2")))]
+    #[case("v1.37.2", Some("v1.38"), Ok(Some("v1.38.1")))]
+    #[case("v1.36.3", Some("v1.37"), Ok(Some("v1.37.5")))]
+    #[case("v1.36.3", Some("v1.36"), Ok(None))]
+    #[case("v1.36.3", Some("v1.36.3"), Ok(None))]
+    #[case("v1.36.3", Some("v1.36.4"), Err("not known"))]
+    #[case("v1.36.3", Some("v1.38"), Err("one minor version at a time"))]
+    #[case("v1.38.1", Some("v1.37"), Err("downgrades"))]
+    fn only_the_spec_changes_a_version(#[case] running: Version, #[case] asked: Option<&str>, #[case] becomes: Result<Option<&str>, &str>) {
+        match (change(LATER, running, asked), becomes) {
+            (Ok(known), Ok(expected)) => assert_eq!(known.map(|known| known.version.to_string()).as_deref(), expected),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (got, expected) => panic!("{got:?} is not {expected:?}"),
+        }
     }
 
     #[test]
     fn an_unknown_version_names_the_known_ones() {
-        let error = resolve(Some("v1.37.9")).unwrap_err().to_string();
+        let error = resolve(KNOWN, Some("v1.37.9")).unwrap_err().to_string();
         assert!(error.contains("v1.37.9") && error.contains("v1.36.3, v1.37.2"), "{error}");
     }
 

@@ -4,6 +4,7 @@ use clap::Parser;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use nestling_control_api::consts;
+use nestling_crds::versions::{self, Known};
 use nestling_runtime::telemetry::TelemetryArgs;
 use std::net::SocketAddr;
 
@@ -50,6 +51,14 @@ pub struct OperatorConfig {
     /// Tenant clusters reconciled at the same time.
     #[arg(long, env = "NESTLING_CONCURRENCY", default_value_t = 16)]
     pub concurrency: u16,
+
+    /// Tenant clusters that change their Kubernetes version at the same time; others wait.
+    #[arg(long, env = "NESTLING_MAX_CONCURRENT_ROLLOUTS", default_value_t = 5)]
+    pub max_concurrent_rollouts: usize,
+
+    /// The Kubernetes versions that this build knows.
+    #[arg(skip = versions::KNOWN)]
+    pub versions: &'static [Known],
 
     /// How often a cluster at rest is checked for drift inside the tenant.
     #[arg(long, env = "NESTLING_RESYNC", default_value = "10m")]

@@ -36,6 +36,6 @@ pub mod smoke {
     pub use crate::pki::sign::kubelet as sign_kubelet;
     pub use crate::pki::{Pki, PkiPolicy, PkiSecrets, installation, plan, super_admin};
     pub use crate::reconcile::build::{containers, resources};
-    pub use crate::reconcile::dereference::Dereferenced;
+    pub use crate::reconcile::dereference::{Dereferenced, Running};
     pub use crate::reconcile::validate::validate;
 }

@@ -48,6 +48,8 @@ pub(crate) struct State {
     client: Client,
     pub(crate) stores: Stores,
     clusters: Mutex<HashMap<TenantUid, ClusterState>>,
+    /// Clusters that change their version, or may begin to.
+    changing: Mutex<HashSet<TenantUid>>,
 }
 
 #[derive(Default)]
@@ -85,7 +87,7 @@ impl Verified {
 
 impl State {
     pub(crate) fn new(client: Client, stores: Stores) -> Self {
-        Self { client, stores, clusters: Mutex::default() }
+        Self { client, stores, clusters: Mutex::default(), changing: Mutex::default() }
     }
 
     /// Reads or changes what is remembered of a cluster; `act` must not block.
@@ -144,6 +146,34 @@ impl State {
         Ok(tenant)
     }
 
+    /// Whether a cluster may change its version. One that is in the middle of it goes on; one that `asks` may begin if fewer
+    /// than `limit` others change theirs: those known here, and `others`, which say so in their status.
+    pub(crate) fn change_version(
+        &self,
+        cluster: &TenantUid,
+        under_way: bool,
+        asks: bool,
+        others: HashSet<TenantUid>,
+        limit: usize,
+    ) -> bool {
+        let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        changing.remove(cluster);
+        if !under_way && !asks {
+            return true;
+        }
+        let busy = changing.iter().chain(&others).filter(|other| *other != cluster).collect::<HashSet<_>>().len();
+        let may = under_way || busy < limit;
+        if may {
+            changing.insert(cluster.clone());
+        }
+        may
+    }
+
+    /// The cluster does not change its version after all.
+    pub(crate) fn keep_version(&self, cluster: &TenantUid) {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner).remove(cluster);
+    }
+
     /// Closes the connection to a tenant.
     pub(crate) fn disconnect(&self, cluster: &TenantUid) {
         self.with(cluster, |state| state.connection = None);
@@ -154,6 +184,7 @@ impl State {
         let existing: HashSet<TenantUid> =
             self.stores.clusters.state().iter().filter_map(|cluster| cluster.uid()).map(TenantUid::new).collect();
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| existing.contains(uid));
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid| existing.contains(uid));
     }
 
     /// Forgets deleted clusters now and then. To be started when the stores are filled.
@@ -251,6 +282,26 @@ mod tests {
         let remembers = |uid| state.with(&TenantUid::new(uid), |state| state.status.is_some());
         // A cluster that cannot be decoded exists as well.
         assert_eq!((remembers("vc-1"), remembers("vc-0")), (true, false));
+    }
+
+    #[tokio::test]
+    async fn so_many_clusters_change_their_version_at_once() {
+        let state = State::new(ApiServer::new().client(), Stores::new().0);
+        let uid = |name: &str| TenantUid::new(name);
+        let asks =
+            |name, others: &[&str]| state.change_version(&uid(name), false, true, others.iter().map(|other| uid(other)).collect(), 2);
+        assert!(asks("a", &[]) && asks("a", &["a"]) && asks("b", &[]));
+        assert!(!asks("c", &[]));
+        // One that has begun goes on, whatever the limit.
+        assert!(state.change_version(&uid("d"), true, false, HashSet::new(), 2));
+        // "a" and "d" are done, and one that this replica does not know of is under way.
+        for done in ["a", "d"] {
+            assert!(state.change_version(&uid(done), false, false, HashSet::new(), 2));
+        }
+        assert!(!asks("c", &["x"]) && asks("c", &[]));
+        // Its spec turns out to be invalid.
+        state.keep_version(&uid("c"));
+        assert!(asks("e", &[]));
     }
 
     #[tokio::test]

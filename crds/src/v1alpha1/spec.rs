@@ -51,7 +51,8 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules::spec()))]
 pub struct VirtualClusterSpec {
-    /// Kubernetes version of the tenant, `v1.37.2` or `v1.37` (the newest known patch). Default: the newest known.
+    /// Kubernetes version of the tenant, e.g. `v1.37.2`, or `v1.37` for its newest known patch. Default: the newest known. It is
+    /// resolved once (`status.release`); an upgrade of the operator changes nothing. Minor versions go up one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16), extend("x-kubernetes-validations" = rules::version()))]
     pub version: Option<String>,

@@ -16,9 +16,12 @@ pub struct VirtualClusterStatus {
     /// Summary in one word, for humans. Programs should use the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// Version that the control plane runs.
+    /// Kubernetes version that kube-apiserver runs, the oldest of its replicas, e.g. `v1.37.2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What `spec.version` resolved to. It stays when the operator is upgraded, and changes only with `spec.version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<Release>,
     /// URL of the tenant's API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -50,6 +53,21 @@ pub struct VirtualClusterStatus {
     /// Label selector of the control-plane pods; for the scale subresource.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
+}
+
+/// Versions that belong together.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Release {
+    /// Kubernetes version, e.g. `v1.37.2`.
+    pub kubernetes: String,
+    /// Tag of etcd's image, e.g. `3.7.0-0`.
+    pub etcd: String,
+    /// Tag of the image of `CoreDNS`, e.g. `v1.14.6`.
+    #[serde(rename = "coreDNS")]
+    pub core_dns: String,
+    /// Image of the cloud-controller-manager.
+    pub cloud_controller_manager: String,
 }
 
 /// Summary of the state in one word. An open set: further words may come, and nothing may depend on one.
@@ -134,13 +152,16 @@ pub struct EtcdMember {
 }
 
 /// Numbers of the tenant's nodes.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[serde(default)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
 pub struct NodesStatus {
     /// Nodes whose condition `Ready` is true.
     pub ready: i32,
     /// All nodes.
     pub total: i32,
+    /// The oldest version that a node's kubelet reports, e.g. `v1.36.3`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_kubelet: Option<String>,
 }
 
 /// Condition types, in the order in which people read them.
@@ -154,4 +175,7 @@ pub mod conditions {
     pub const READY: &str = "Ready";
     pub const PROGRESSING: &str = "Progressing";
     pub const DEGRADED: &str = "Degraded";
+
+    /// Reason of [`PROGRESSING`] while the version changes.
+    pub const CHANGING_VERSION: &str = "ChangingVersion";
 }

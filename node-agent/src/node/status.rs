@@ -8,12 +8,13 @@
 
 use crate::tenant::TenantSpec;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, Taint};
+use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use nestling_control_api::consts::KUBELET_PORT;
 use nestling_crds::names::NodeName;
 use nestling_crds::quantity::nanos;
+use nestling_crds::versions::Version;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -93,7 +94,7 @@ pub(super) fn status(host: &Node, spec: &TenantSpec, existing: &Node, now: Times
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(KUBELET_PORT) }) }),
         declared_features: declared.map(|all| all.iter().filter(|feature| *feature != NOT_DECLARED).cloned().collect()),
         features: host_status.features.clone(),
-        node_info: host_status.node_info.clone(),
+        node_info: host_status.node_info.clone().map(|info| node_info(info, &spec.version)),
         runtime_handlers: host_status.runtime_handlers.clone(),
         config: None,
         images: None,
@@ -101,6 +102,16 @@ pub(super) fn status(host: &Node, spec: &TenantSpec, existing: &Node, now: Times
         volumes_attached: None,
         volumes_in_use: None,
     }
+}
+
+/// The host's facts. A kubelet may not be newer than its apiserver (version skew policy): of the version of the host's kubelet
+/// and that of the tenant's kube-apiserver, whose features this node agent serves, the older one is reported.
+fn node_info(info: NodeSystemInfo, apiserver: &str) -> NodeSystemInfo {
+    let newer = match (Version::of_build(&info.kubelet_version), Version::of_build(apiserver)) {
+        (Some(host), Some(tenant)) => host > tenant,
+        _ => false,
+    };
+    if newer { NodeSystemInfo { kubelet_version: apiserver.to_owned(), ..info } } else { info }
 }
 
 type Resources = BTreeMap<String, Quantity>;
@@ -372,7 +383,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_written() {
         let mut host = host_node();
-        host.status.as_mut().unwrap().node_info.as_mut().unwrap().kubelet_version = "v1.38.0".into();
+        host.status.as_mut().unwrap().node_info.as_mut().unwrap().kubelet_version = "v1.37.1".into();
         let patch = status_patch(&registered(), &status(&host, &tenant_spec(), &registered(), later()), false).unwrap().unwrap();
         let fields: Vec<&String> = patch["status"].as_object().unwrap().keys().collect();
         assert_eq!(fields, ["nodeInfo"]);
@@ -394,6 +405,19 @@ mod tests {
         labels.insert("team".into(), "a".into());
         let patch = node_patch(&existing, &host_node(), &tenant_spec(), &name()).unwrap();
         assert_eq!(patch, json!({"metadata": {"uid": "node-uid", "labels": {"kubernetes.io/arch": "amd64"}}}));
+    }
+
+    #[test]
+    fn a_kubelet_is_never_newer_than_its_apiserver() {
+        let reported = |host: &str, tenant: &str| {
+            node_info(NodeSystemInfo { kubelet_version: host.into(), ..NodeSystemInfo::default() }, tenant).kubelet_version
+        };
+        assert_eq!(reported("v1.37.2", "v1.36.3"), "v1.36.3");
+        assert_eq!(reported("v1.37.2", "v1.37.1"), "v1.37.1");
+        assert_eq!(reported("v1.35.0", "v1.37.2"), "v1.35.0");
+        // Of distributions.
+        assert_eq!(reported("v1.37.2+k3s1", "v1.36.3"), "v1.36.3");
+        assert_eq!(reported("v1.37.2-eks-4096722", "v1.37.2"), "v1.37.2-eks-4096722");
     }
 
     #[test]

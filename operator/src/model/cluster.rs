@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
-use nestling_crds::v1alpha1::{CoreDns, DeletionPolicy, ExposeType, NodeSelector, PodSecurity, PodTemplate, Spread, Topology};
+use nestling_crds::v1alpha1::{CoreDns, DeletionPolicy, ExposeType, NodeSelector, PodSecurity, PodTemplate, Release, Spread, Topology};
 use nestling_crds::versions::Version;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,7 +23,14 @@ pub struct ValidatedCluster {
     pub system_namespace: String,
     /// Host and port of the control API, for the cloud controller manager.
     pub control_url: String,
+    /// Of kube-apiserver, and of the whole cluster once a change is done.
     pub version: Version,
+    /// Of kube-controller-manager and kube-scheduler: behind [`Self::version`] until every kube-apiserver has it.
+    pub controllers_version: Version,
+    /// What the spec resolved to; recorded in the status before anything is built on it.
+    pub release: Release,
+    /// A change of the version that is under way or waits.
+    pub version_change: Option<VersionChange>,
     pub images: Images,
     pub topology: Topology,
     /// Replicas of each control-plane part.
@@ -63,6 +70,14 @@ pub struct ValidatedCluster {
     /// Life of the certificate in the admin kubeconfig, if it differs from that of other certificates.
     pub kubeconfig_lifetime: Option<SignedDuration>,
     pub deletion_policy: DeletionPolicy,
+}
+
+/// A change of the version; the text is for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VersionChange {
+    /// Asked for and not begun.
+    Waiting(String),
+    UnderWay(String),
 }
 
 /// Full image references.

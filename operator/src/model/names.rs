@@ -101,6 +101,9 @@ pub(crate) fn member_host(cluster: &ValidatedCluster, member: &str) -> String {
 /// the choice is made once.
 pub(crate) const PINNED_NODE: &str = "nestling.dev/pinned-node";
 
+/// Annotation of the controllers' Deployment: image of its cloud-controller-manager.
+pub(crate) const CLOUD_CONTROLLER_IMAGE: &str = "nestling.dev/cloud-controller-image";
+
 /// Directory in a container with the certificates and keys of its component, and of the authorities it trusts.
 pub(crate) const CERTIFICATES: &str = "/etc/nestling/pki";
 

@@ -1,8 +1,10 @@
 //! Step one: everything that the later steps need to know of the world, read before anything is decided. All of it comes
 //! from the stores, but for the contents of Secrets.
 
+use crate::conditions::is_ready;
 use crate::host::Stores;
 use crate::model::HostNode;
+use crate::model::metadata::component;
 use crate::model::names;
 use crate::model::names::PINNED_NODE;
 use crate::pki;
@@ -12,11 +14,15 @@ use crate::state::Context;
 use futures::future::try_join_all;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
+use nestling_crds::labels;
 use nestling_crds::names::{NodeName, TenantUid};
 use nestling_crds::v1alpha1::Topology;
+use nestling_crds::v1alpha1::conditions::CHANGING_VERSION;
+use nestling_crds::versions;
+use nestling_crds::versions::Version;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,7 +42,31 @@ pub struct Dereferenced {
     /// The user's Secret with the encryption configuration, if the spec names one and it exists. Read each time: it is not
     /// ours, so it is not watched.
     pub encryption: Option<Secret>,
+    pub running: Running,
+    /// Whether the cluster may change its version now: not too many others do.
+    pub may_change_version: bool,
     pub installation: Arc<InstallationCas>,
+}
+
+/// The versions that a control plane runs.
+#[derive(Clone, Debug, Default)]
+pub struct Running {
+    /// Of each pod with a kube-apiserver, and whether it is ready.
+    pub api_servers: Vec<(Option<Version>, bool)>,
+    /// Version and image of the cloud-controller-manager that the controllers' Deployment was last applied with.
+    pub controllers: Option<(Version, String)>,
+}
+
+impl Running {
+    /// Whether all of the control plane is of this version.
+    pub fn is_all(&self, version: Version) -> bool {
+        self.api_servers_are(version) && self.controllers.as_ref().is_some_and(|(controllers, _)| *controllers == version)
+    }
+
+    /// Whether every kube-apiserver is of this version and ready.
+    pub fn api_servers_are(&self, version: Version) -> bool {
+        !self.api_servers.is_empty() && self.api_servers.iter().all(|api_server| *api_server == (Some(version), true))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +93,11 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
             Err(source) => Err(DereferenceError::Secret { name, source }),
         }
     }));
+    let running = running(subject, stores);
+    let may_change_version = may_change_version(subject, &running, ctx);
     Ok(Dereferenced {
+        running,
+        may_change_version,
         encryption: encryption(subject, ctx).await?,
         secrets: secrets.await?.into_iter().flatten().collect(),
         host_ranges: host_ranges(stores),
@@ -72,6 +106,38 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
         pinned_node: pinned_node(subject, ctx).await?,
         installation: ctx.installation.clone(),
     })
+}
+
+fn running(subject: &Subject, stores: &Stores) -> Running {
+    let version = |labels: &BTreeMap<String, String>| labels.get(labels::VERSION)?.parse::<Version>().ok();
+    let has_api_server = |pod: &Pod| {
+        let of = |label: &str| pod.labels().get(label).map(String::as_str);
+        of(labels::TENANT) == Some(subject.uid.as_str())
+            && matches!(of(labels::COMPONENT), Some(component::APISERVER | component::CONTROL_PLANE))
+    };
+    let api_servers = stores.pods.state_filter(has_api_server).iter().map(|pod| (version(pod.labels()), is_ready(pod))).collect();
+    let deployment = stores.deployments.get(&ObjectRef::new(&names::controllers(&subject.name)).within(&subject.namespace));
+    let controllers = deployment.and_then(|deployment| {
+        let image = deployment.annotations().get(names::CLOUD_CONTROLLER_IMAGE)?.clone();
+        Some((version(deployment.labels())?, image))
+    });
+    Running { api_servers, controllers }
+}
+
+/// A cluster in the middle of a change goes on; one that has not begun waits for a slot.
+fn may_change_version(subject: &Subject, running: &Running, ctx: &Context) -> bool {
+    let status = subject.status();
+    let release = status.release.as_ref().and_then(|release| release.kubernetes.parse::<Version>().ok());
+    // A new cluster is no change.
+    let Some(release) = release else { return true };
+    let under_way = running.controllers.as_ref().is_some_and(|(controllers, _)| *controllers != release);
+    let asks = matches!(versions::change(ctx.config.versions, release, subject.vc.spec.version.as_deref()), Ok(Some(_)));
+    let others = ctx.stores.clusters.state().into_iter().filter_map(|other| {
+        let other = other.0.as_ref().ok()?;
+        let changes = other.status.as_ref()?.conditions.iter().any(|condition| condition.reason == CHANGING_VERSION);
+        changes.then(|| other.uid().map(TenantUid::new))?
+    });
+    ctx.state.change_version(&subject.uid, under_way, asks, others.collect(), ctx.config.max_concurrent_rollouts)
 }
 
 async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, DereferenceError> {

@@ -61,6 +61,7 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
     match Box::pin(steps(subject, ctx)).await {
         Ok(progress) => {
             let at_rest = status::write(subject, &Outcome::Built(&progress), ctx).await?;
+            let at_rest = at_rest && progress.cluster.version_change.is_none();
             progress.inside?;
             Ok(Action::requeue(next_look(at_rest, progress.renew_at, ctx)))
         }
@@ -76,8 +77,9 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
 
 async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let reads = dereference::dereference(subject, ctx).await?;
-    let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid)?;
-    status::claim_range(subject, &cluster, ctx).await?;
+    let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
+    let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.uid))?;
+    status::claim(subject, &cluster, ctx).await?;
     let host = apply::apply(&cluster, &reads, ctx).await?;
     let (observation, inside) = apply::apply_addons(subject, &cluster, &host, ctx).await?;
     let pods = apply::pods(&cluster, &ctx.stores);

@@ -12,6 +12,7 @@ use kube::api::ListParams;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::v1alpha1::NodesStatus;
+use nestling_crds::versions::Version;
 use nestling_runtime::kube::events;
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -73,7 +74,7 @@ pub(crate) async fn observe(client: Client, observation: watch::Sender<Observati
     };
     until_ready(&client).await;
     update(&|o| o.api_answered = true);
-    let nodes = watch_nodes(client.clone(), |nodes| update(&|o| o.nodes = Some(nodes)));
+    let nodes = watch_nodes(client.clone(), |nodes: NodesStatus| update(&|o| o.nodes = Some(nodes.clone())));
     let dns = watch_dns(client, |dns: Dns| update(&|o| o.dns = Some(dns.clone())));
     future::join(nodes, dns).await;
 }
@@ -93,26 +94,43 @@ async fn until_ready(client: &Client) {
 }
 
 async fn watch_nodes(client: Client, publish: impl Fn(NodesStatus)) {
-    let mut ready: BTreeMap<String, bool> = BTreeMap::new();
+    let mut nodes: BTreeMap<String, Seen> = BTreeMap::new();
     let mut events = pin!(events(Api::<Node>::all(client), Config::default(), "nodes of the tenant"));
     let mut listing = BTreeMap::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Apply(node) => {
-                ready.insert(node.name_any(), is_ready(&node));
+                nodes.insert(node.name_any(), Seen::from(&node));
             }
             Event::Delete(node) => {
-                ready.remove(&node.name_any());
+                nodes.remove(&node.name_any());
             }
             Event::Init => listing.clear(),
             Event::InitApply(node) => {
-                listing.insert(node.name_any(), is_ready(&node));
+                listing.insert(node.name_any(), Seen::from(&node));
                 continue;
             }
-            Event::InitDone => ready = std::mem::take(&mut listing),
+            Event::InitDone => nodes = std::mem::take(&mut listing),
         }
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        publish(NodesStatus { ready: count(ready.values().filter(|ready| **ready).count()), total: count(ready.len()) });
+        publish(NodesStatus {
+            ready: count(nodes.values().filter(|node| node.ready).count()),
+            total: count(nodes.len()),
+            oldest_kubelet: nodes.values().filter_map(|node| node.kubelet).min().map(|version| version.to_string()),
+        });
+    }
+}
+
+/// What counts of a node.
+struct Seen {
+    ready: bool,
+    kubelet: Option<Version>,
+}
+
+impl From<&Node> for Seen {
+    fn from(node: &Node) -> Self {
+        let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        Self { ready: is_ready(node), kubelet: info.and_then(|info| Version::of_build(&info.kubelet_version)) }
     }
 }
 

@@ -22,7 +22,9 @@ use kube::{Api, Client, Config};
 use kubelet::Kubelet;
 use nestling_crds::names::NodeName;
 use nestling_operator::config::OperatorConfig;
-use nestling_operator::smoke::{self, Dereferenced, Endpoint, Pki, PkiPolicy, PkiSecrets, ValidatedCluster, containers, installation};
+use nestling_operator::smoke::{
+    self, Dereferenced, Endpoint, Pki, PkiPolicy, PkiSecrets, Running, ValidatedCluster, containers, installation,
+};
 use nestling_runtime::testing::contract;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -211,6 +213,8 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
     }]});
     let keys = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(encryption.to_string().into_bytes()))]);
     let reads = Dereferenced {
+        running: Running::default(),
+        may_change_version: true,
         encryption: Some(Secret { data: Some(keys), ..Secret::default() }),
         host_ranges: Vec::new(),
         taken: Vec::new(),

@@ -14,7 +14,9 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ExecAction, Lifecycle, LifecycleHandler, PodSpec, Probe, ProjectedVolumeSource, ServiceAccount,
     ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
+use kube::ResourceExt as _;
 use nestling_control_api::consts;
+use nestling_crds::labels;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -54,7 +56,11 @@ pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: 
         (SCHEDULER, scheduler_hash(pki, config)),
         (CLOUD_CONTROLLER_MANAGER, cloud_controller_hash(pki)),
     ];
-    pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside)
+    let mut deployment = pod::deployment(cluster, names::controllers(&cluster.name), component::CONTROLLERS, &hashes, inside);
+    // Read back while kube-apiserver changes its version, when these stay what they are.
+    deployment.labels_mut().insert(labels::VERSION.to_owned(), cluster.controllers_version.to_string());
+    deployment.annotations_mut().insert(names::CLOUD_CONTROLLER_IMAGE.to_owned(), cluster.images.cloud_controller.clone());
+    deployment
 }
 
 /// Holds the containers that follow back until the API has its roles: without them kube-controller-manager and

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nestling_crds::labels;
 use nestling_crds::names::hash65;
 use nestling_crds::v1alpha1::{PodTemplate, Spread, Topology};
 use std::collections::BTreeMap;
@@ -22,13 +23,20 @@ pub(super) type ConfigHashes<'a> = &'a [(&'a str, String)];
 /// A pod of `part` with `inside` (containers, volumes, grace period) in the common frame.
 pub(super) fn template(cluster: &ValidatedCluster, part: Part<'_>, hashes: ConfigHashes<'_>, inside: PodSpec) -> PodTemplateSpec {
     // Ours win.
-    let PodTemplate { mut labels, mut annotations } = cluster.pod_template.clone();
-    labels.extend(metadata::pod_labels(cluster, part.component));
+    let PodTemplate { labels: mut all_labels, mut annotations } = cluster.pod_template.clone();
+    all_labels.extend(metadata::pod_labels(cluster, part.component));
+    let version = match part.component {
+        component::CONTROL_PLANE | component::APISERVER => Some(cluster.version),
+        component::CONTROLLERS => Some(cluster.controllers_version),
+        // etcd has versions of its own.
+        _ => None,
+    };
+    all_labels.extend(version.map(|version| (labels::VERSION.to_owned(), version.to_string())));
     annotations.extend(hashes.iter().map(|(name, hash)| (hash_annotation(name), hash.clone())));
     let pull_secrets: Vec<_> = cluster.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
     let placed = place(cluster, part);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta { labels: Some(all_labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             security_context: Some(pod_security()),
             automount_service_account_token: Some(false),

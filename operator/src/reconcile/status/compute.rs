@@ -2,6 +2,7 @@
 
 use super::progress::{Outcome, Progress, Replicas, available};
 use crate::conditions::{ConditionState, condition};
+use crate::model::VersionChange;
 use crate::reconcile::error::Error;
 use crate::tenant::observe::Dns;
 use jiff::Timestamp;
@@ -80,7 +81,10 @@ pub(crate) fn compute(
 
 fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
     let Progress { cluster, host, observation, .. } = progress;
-    status.version = Some(cluster.version.to_string());
+    if let Some(version) = progress.api_server_version() {
+        status.version = Some(version.to_string());
+    }
+    status.release = Some(cluster.release.clone());
     status.endpoint = Some(host.endpoint.url.clone());
     status.kubeconfig_ref =
         Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
@@ -88,8 +92,8 @@ fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
     status.service_cidrs = vec![cluster.service_cidr.to_string()];
     status.components = progress.components();
     status.etcd = EtcdStatus { members: progress.members() };
-    if let Some(nodes) = observation.nodes {
-        status.nodes = nodes;
+    if let Some(nodes) = &observation.nodes {
+        status.nodes = nodes.clone();
     }
     let (_, api_server, _) = progress.api_server();
     status.replicas = api_server.existing;
@@ -136,7 +140,7 @@ fn api_server(progress: &Progress) -> ConditionState {
 }
 
 fn nodes(progress: &Progress) -> ConditionState {
-    match progress.observation.nodes {
+    match &progress.observation.nodes {
         None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
         Some(nodes) if nodes.total == 0 => ConditionState::no("WaitingForNodes", no_nodes(progress)),
         Some(nodes) if nodes.ready == 0 => ConditionState::no("WaitingForNodes", format!("none of {} nodes is ready", nodes.total)),
@@ -169,6 +173,11 @@ fn addons(progress: &Progress) -> ConditionState {
 }
 
 fn progressing(progress: &Progress, ready: &ConditionState) -> ConditionState {
+    match &progress.cluster.version_change {
+        Some(VersionChange::UnderWay(message)) => return ConditionState::yes(conditions::CHANGING_VERSION, message.clone()),
+        Some(VersionChange::Waiting(message)) if ready.is_true() => return ConditionState::yes("WaitingToChangeVersion", message.clone()),
+        Some(VersionChange::Waiting(_)) | None => {}
+    }
     if !ready.is_true() {
         return ConditionState::yes(&ready.reason, ready.message.clone());
     }
@@ -200,7 +209,7 @@ fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &Condit
             ConditionState::no("Starting", "")
         };
     }
-    match progress.observation.nodes {
+    match &progress.observation.nodes {
         Some(nodes) if nodes.ready < nodes.total => {
             ConditionState::yes("NodesNotReady", format!("{} of {} nodes are not ready", nodes.total - nodes.ready, nodes.total))
         }

@@ -37,18 +37,21 @@ pub(crate) async fn write(subject: &Subject, outcome: &Outcome<'_>, ctx: &Contex
     Ok(at_rest)
 }
 
-/// Records the tenant's service range and workload namespace before anything is built on them, so that a reconcile after a
-/// crash uses the same ones.
-pub(crate) async fn claim_range(subject: &Subject, cluster: &ValidatedCluster, ctx: &Context) -> Result<(), Error> {
+/// Records the tenant's service range, workload namespace and versions before anything is built on them, so that a reconcile
+/// after a crash, or by an operator that knows other versions, uses the same ones.
+pub(crate) async fn claim(subject: &Subject, cluster: &ValidatedCluster, ctx: &Context) -> Result<(), Error> {
     let previous = current(subject, ctx);
     let ranges = vec![cluster.service_cidr.to_string()];
-    if previous.service_cidrs == ranges {
+    if previous.service_cidrs == ranges && previous.release.as_ref() == Some(&cluster.release) {
         return Ok(());
     }
     let next = VirtualClusterStatus {
         service_cidrs: ranges,
         workload_namespace: Some(cluster.workload_namespace.to_string()),
-        phase: Some(Phase::Provisioning),
+        release: Some(cluster.release.clone()),
+        // Until pods show otherwise.
+        version: previous.version.clone().or_else(|| Some(cluster.release.kubernetes.clone())),
+        phase: previous.phase.or(Some(Phase::Provisioning)),
         ..previous
     };
     patch(subject, next, ctx).await

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::{ComponentStatus, EtcdMember};
+use nestling_crds::versions::Version;
 use std::sync::Arc;
 
 /// What a reconcile came to.
@@ -108,6 +109,12 @@ impl Progress {
     pub(crate) fn controllers(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
         let deployment = &self.host.resources.controllers;
         (self.pods_of(component::CONTROLLERS), deployment.into(), failure(deployment))
+    }
+
+    /// The oldest version among the pods with a kube-apiserver; `None` while there are none.
+    pub(crate) fn api_server_version(&self) -> Option<Version> {
+        let (pods, _, _) = self.api_server();
+        pods.iter().filter_map(|pod| pod.labels().get(labels::VERSION)?.parse().ok()).min()
     }
 
     fn member_pods(&self) -> Vec<Arc<Pod>> {

@@ -1,9 +1,8 @@
 //! The control plane: version and images, the settings of each component, placement, exposure, and what surrounds the
 //! tenant's pods.
 
-use crate::config::OperatorConfig;
 use crate::model::{
-    ApiServerSettings, CloudControllerManagerSettings, ControllerManagerSettings, ExposeSettings, HostNode, Images, PlacementSettings, San,
+    ApiServerSettings, CloudControllerManagerSettings, ControllerManagerSettings, ExposeSettings, HostNode, PlacementSettings, San,
     SchedulerSettings,
 };
 use crate::reconcile::dereference::Dereferenced;
@@ -12,42 +11,14 @@ use crate::reconcile::validate::{config_files, controllers, problems};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use nestling_crds::managed_flags;
 use nestling_crds::names::{NodeName, TenantUid, hash65};
 use nestling_crds::v1alpha1::{
-    self as spec, ApiServer, CloudControllerManager, ControllerManager, Expose, Isolation, Kubeconfig, NodeSelector, Nodes, Placement,
-    PodSecurity, Raw, Scheduler,
+    ApiServer, CloudControllerManager, ControllerManager, Expose, Isolation, Kubeconfig, NodeSelector, Nodes, Placement, PodSecurity, Raw,
+    Scheduler,
 };
-use nestling_crds::versions::{Known, Version};
-use nestling_crds::{managed_flags, versions};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// The version asked for, if it is known and the one that runs may become it.
-pub(super) fn version(asked: Option<&str>, running: Option<&str>, problems: &mut Problems) -> Option<Known> {
-    let known = versions::resolve(asked).map_err(|error| problems.add("spec.version", error.to_string())).ok()?;
-    if let Some(running) = running.and_then(|running| running.parse::<Version>().ok())
-        && let Err(error) = versions::check_change(running, known.version)
-    {
-        problems.add("spec.version", error.to_string());
-    }
-    Some(known)
-}
-
-pub(super) fn images(known: &Known, asked: &spec::Images, config: &OperatorConfig) -> Images {
-    // Pods name the Secrets to pull with.
-    let spec::Images { registry, pull_secrets: _, overrides } = asked;
-    let registry = if registry.is_empty() { config.kubernetes_registry.trim_end_matches('/') } else { registry };
-    let image = |component: &str, default: String| overrides.get(component).cloned().unwrap_or(default);
-    let kubernetes = |program: &str| image(program, format!("{registry}/{program}:{}", known.version));
-    Images {
-        api_server: kubernetes("kube-apiserver"),
-        controller_manager: kubernetes("kube-controller-manager"),
-        scheduler: kubernetes("kube-scheduler"),
-        etcd: image("etcd", format!("{registry}/etcd:{}", known.etcd_tag)),
-        coredns: image("coredns", format!("{registry}/coredns/coredns:{}", known.coredns_tag)),
-        cloud_controller: image("cloud-controller-manager", config.cloud_controller_image.clone()),
-    }
-}
 
 pub(super) fn api_server(api_server: &ApiServer, encryption_secret: Option<&Secret>, problems: &mut Problems) -> ApiServerSettings {
     const FIELD: &str = "spec.controlPlane.apiServer";

@@ -11,6 +11,7 @@ mod controllers;
 mod etcd;
 mod network;
 mod problems;
+mod version;
 
 pub(crate) use network::{DNS_INDEX, nth};
 pub(crate) use problems::Invalid;
@@ -26,6 +27,7 @@ use nestling_crds::names::{TenantUid, WorkloadNamespace};
 use nestling_crds::v1alpha1::{Addons, Topology, VirtualCluster, VirtualClusterSpec, refusals};
 use network::Addresses;
 use problems::Problems;
+use version::Versions;
 
 /// Everything that is wrong with a spec, or what it means.
 pub fn validate(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig) -> Result<ValidatedCluster, Vec<Invalid>> {
@@ -60,7 +62,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let status = vc.status.as_ref();
 
     let identity = identity(vc, problems);
-    let known = control_plane::version(version.as_deref(), status.and_then(|status| status.version.as_deref()), problems);
+    let versions = Versions::find(version.as_deref(), status, reads, config, problems);
     let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str));
@@ -85,7 +87,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let (pod_security, network_policy, quota) = control_plane::isolation(isolation, problems);
 
     let identity = identity?;
-    let known = known?;
+    let versions = versions?;
     let Addresses { service_cidr, kubernetes, dns, cluster_domain } = addresses?;
     Some(ValidatedCluster {
         workload_namespace: WorkloadNamespace::for_cluster(&identity.namespace, &identity.name, &identity.uid),
@@ -95,8 +97,11 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         owner: identity.owner,
         system_namespace: config.namespace.clone(),
         control_url: consts::control_url(&config.namespace),
-        version: known.version,
-        images: control_plane::images(&known, images, config),
+        images: versions.images(images, config),
+        version: versions.version,
+        controllers_version: versions.controllers,
+        release: versions.release,
+        version_change: versions.change,
         topology: *topology,
         replicas: control_plane.replicas,
         members,

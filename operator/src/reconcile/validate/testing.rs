@@ -5,7 +5,7 @@ use crate::config::OperatorConfig;
 use crate::model::HostNode;
 use crate::model::ValidatedCluster;
 use crate::pki::installation;
-use crate::reconcile::dereference::Dereferenced;
+use crate::reconcile::dereference::{Dereferenced, Running};
 use clap::Parser;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
@@ -46,6 +46,8 @@ pub(crate) fn reads() -> Dereferenced {
         pinned_node: None,
         secrets: BTreeMap::new(),
         encryption: None,
+        running: Running::default(),
+        may_change_version: true,
         installation: Arc::new(installation::generate(now(), SignedDuration::from_hours(87600)).unwrap()),
     }
 }

@@ -1,9 +1,11 @@
 use super::testing::{check, cluster, config, reads, vc};
 use super::*;
+use crate::model::{ValidatedCluster, VersionChange};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use nestling_crds::names::NodeName;
-use nestling_crds::v1alpha1::VirtualClusterStatus;
+use nestling_crds::v1alpha1::{Release, VirtualClusterStatus};
+use nestling_crds::versions::{Known, Version};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -125,13 +127,110 @@ fn tenants_may_ask_for_the_same_range() {
     assert!(validate(&vc(&spec), &reads, &config()).is_ok());
 }
 
+/// Of a later operator: longer, without 1.36, with other companions of 1.37.2.
+const LATER: &[Known] = &[
+    Known { version: Version { minor: 37, patch: 2 }, etcd_tag: "3.7.9-0", coredns_tag: "v1.99.0" },
+    Known { version: Version { minor: 37, patch: 5 }, etcd_tag: "3.7.9-0", coredns_tag: "v1.99.0" },
+    Known { version: Version { minor: 38, patch: 0 }, etcd_tag: "3.7.9-0", coredns_tag: "v1.99.0" },
+];
+
+fn later() -> OperatorConfig {
+    OperatorConfig { versions: LATER, cloud_controller_image: "nestling/cloud-controller:later".into(), ..config() }
+}
+
+fn version(text: &str) -> Version {
+    text.parse().unwrap()
+}
+
+/// A cluster that runs `running` everywhere, after its spec became `spec`.
+fn upgraded(
+    running: &str,
+    spec: &Value,
+    config: &OperatorConfig,
+    change: impl FnOnce(&mut Dereferenced, &mut VirtualClusterStatus),
+) -> Result<ValidatedCluster, Vec<Invalid>> {
+    let mut reads = reads();
+    reads.running.api_servers = vec![(Some(version(running)), true)];
+    reads.running.controllers = Some((version(running), "nestling/cloud-controller:before".into()));
+    let release = Release {
+        kubernetes: running.into(),
+        etcd: "3.7.0-0".into(),
+        core_dns: "v1.14.6".into(),
+        cloud_controller_manager: "nestling/cloud-controller:before".into(),
+    };
+    let mut status = VirtualClusterStatus { release: Some(release), version: Some(running.into()), ..VirtualClusterStatus::default() };
+    change(&mut reads, &mut status);
+    validate(&with_status(spec, status), &reads, config)
+}
+
+#[rstest]
+#[case(json!({}))]
+#[case(json!({"version": "v1.37"}))]
+#[case(json!({"version": "v1.37.2"}))]
+fn an_operator_that_knows_more_versions_changes_nothing(#[case] spec: Value) {
+    let first = validate(&vc(&spec), &reads(), &config()).unwrap();
+    let status = VirtualClusterStatus { release: Some(first.release.clone()), ..VirtualClusterStatus::default() };
+    let then = validate(&with_status(&spec, status), &reads(), &later()).unwrap();
+    assert_eq!((then.version, then.controllers_version, &then.images), (first.version, first.controllers_version, &first.images));
+    assert_eq!((then.release, then.version_change), (first.release, None));
+}
+
+#[test]
+fn a_version_that_is_no_longer_known_runs_on_and_is_refused_for_new_clusters() {
+    for spec in [json!({}), json!({"version": "v1.36"}), json!({"version": "v1.36.3"})] {
+        let cluster = upgraded("v1.36.3", &spec, &later(), |_, _| {}).unwrap();
+        assert_eq!((cluster.version, cluster.images.etcd.as_str()), (version("v1.36.3"), "registry.k8s.io/etcd:3.7.0-0"));
+    }
+    let refused = validate(&vc(&json!({"version": "v1.36.3"})), &reads(), &later()).unwrap_err();
+    assert!(refused[0].to_string().contains("spec.version version v1.36.3 is not known"), "{refused:?}");
+}
+
+#[test]
+fn kube_apiserver_goes_first_and_the_controllers_follow() {
+    let spec = json!({"version": "v1.37.2"});
+    let begun = upgraded("v1.36.3", &spec, &config(), |_, _| {}).unwrap();
+    assert_eq!((begun.version, begun.controllers_version), (version("v1.37.2"), version("v1.36.3")));
+    assert_eq!(begun.images.scheduler, "registry.k8s.io/kube-scheduler:v1.36.3");
+    // Its image belongs to the pod of the controllers, which is not to change yet.
+    assert_eq!(begun.images.cloud_controller, "nestling/cloud-controller:before");
+    assert!(matches!(&begun.version_change, Some(VersionChange::UnderWay(message)) if message.contains("from v1.36.3 to v1.37.2")));
+
+    let on_the_way = |api_servers: Vec<(Option<Version>, bool)>| {
+        let change = |reads: &mut Dereferenced, status: &mut VirtualClusterStatus| {
+            reads.running.api_servers = api_servers;
+            status.release = Some(begun.release.clone());
+        };
+        upgraded("v1.36.3", &spec, &config(), change).unwrap().controllers_version
+    };
+    let (old, new) = (Some(version("v1.36.3")), Some(version("v1.37.2")));
+    for waits in [vec![], vec![(new, false)], vec![(new, true), (old, true)], vec![(None, true)]] {
+        assert_eq!(on_the_way(waits.clone()), version("v1.36.3"), "{waits:?}");
+    }
+    assert_eq!(on_the_way(vec![(new, true), (new, true)]), version("v1.37.2"));
+}
+
 #[test]
 fn minor_versions_are_not_skipped_or_lowered() {
-    let running = |version: &str| VirtualClusterStatus { version: Some(version.into()), ..VirtualClusterStatus::default() };
-    let asked = |version: &str, status| validate(&with_status(&json!({"version": version}), status), &reads(), &config());
-    assert!(asked("v1.37", running("v1.36.3")).is_ok());
-    assert!(asked("v1.36", running("v1.37.2")).unwrap_err()[0].message.contains("downgrade"));
-    assert!(asked("v1.37", running("v1.35.0")).unwrap_err()[0].message.contains("one minor version at a time"));
+    let problem =
+        |running: &str, asked: &str| upgraded(running, &json!({"version": asked}), &config(), |_, _| {}).unwrap_err()[0].message.clone();
+    assert!(problem("v1.37.2", "v1.36").contains("downgrade"));
+    assert!(problem("v1.35.0", "v1.37").contains("one minor version at a time"));
+    // The previous patch is the way out of a bad one, also in the middle of the change to it.
+    let back = upgraded("v1.37.5", &json!({"version": "v1.37.2"}), &later(), |reads, _| {
+        reads.running.controllers = Some((version("v1.37.2"), "x".into()));
+        reads.running.api_servers = vec![(Some(version("v1.37.5")), false)];
+    });
+    assert_eq!(back.unwrap().version, version("v1.37.2"));
+}
+
+#[rstest]
+#[case::slot(|reads: &mut Dereferenced, _: &mut VirtualClusterStatus| reads.may_change_version = false, "other clusters")]
+#[case::unsettled(|reads: &mut Dereferenced, _: &mut VirtualClusterStatus| reads.running.api_servers = vec![(Some(version("v1.36.3")), false)], "all of the control plane to run v1.36.3")]
+#[case::old_nodes(|_: &mut Dereferenced, status: &mut VirtualClusterStatus| status.nodes.oldest_kubelet = Some("v1.33.1".into()), "kubelet v1.33.1")]
+fn a_change_waits_for_what_it_needs(#[case] change: fn(&mut Dereferenced, &mut VirtualClusterStatus), #[case] message: &str) {
+    let cluster = upgraded("v1.36.3", &json!({"version": "v1.37.2"}), &config(), change).unwrap();
+    assert_eq!((cluster.version, cluster.release.kubernetes.as_str()), (version("v1.36.3"), "v1.36.3"));
+    assert!(matches!(&cluster.version_change, Some(VersionChange::Waiting(why)) if why.contains(message)), "{:?}", cluster.version_change);
 }
 
 #[test]
@@ -155,7 +254,7 @@ fn anonymous_requests_reach_health_only() {
     assert_eq!(authentication["kind"], "AuthenticationConfiguration");
 }
 
-fn encrypted(file: &str) -> Result<crate::model::ValidatedCluster, Vec<Invalid>> {
+fn encrypted(file: &str) -> Result<ValidatedCluster, Vec<Invalid>> {
     let data = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(file.as_bytes().to_vec()))]);
     let reads = Dereferenced { encryption: Some(Secret { data: Some(data), ..Secret::default() }), ..reads() };
     let spec = json!({"controlPlane": {"apiServer": {"encryption": {"secretRef": {"name": "keys"}}}}});

@@ -100,3 +100,27 @@ fn what_data_needs_stays_with_it() {
     assert!(owner(&retained.secrets.etcd));
     assert!(owner(&build(&cluster(&json!({}))).secrets.ca));
 }
+
+#[test]
+fn an_operator_that_knows_more_versions_replaces_no_pod() {
+    use crate::reconcile::validate::{testing, validate};
+    use nestling_crds::v1alpha1::VirtualClusterStatus;
+    use nestling_crds::versions::{Known, Version};
+    const LONGER: &[Known] = &[
+        Known { version: Version { minor: 37, patch: 2 }, etcd_tag: "3.9.9-0", coredns_tag: "v1.99.0" },
+        Known { version: Version { minor: 38, patch: 0 }, etcd_tag: "3.9.9-0", coredns_tag: "v1.99.0" },
+    ];
+    for spec in [json!({}), json!({"version": "v1.37", "topology": "External"})] {
+        let before = cluster(&spec);
+        let pki = pki(&before, &reads());
+        let mut vc = testing::vc(&spec);
+        vc.status = Some(VirtualClusterStatus { release: Some(before.release.clone()), ..VirtualClusterStatus::default() });
+        let mut config = testing::config();
+        (config.versions, config.cloud_controller_image) = (LONGER, "nestling/cloud-controller:later".to_owned());
+        // The range would be claimed in the status.
+        let mut after = validate(&vc, &reads(), &config).unwrap();
+        after.owner.clone_from(&before.owner);
+        let (before, after) = (resources(&before, &pki), resources(&after, &pki));
+        assert_eq!((before.members, before.apiserver, before.controllers), (after.members, after.apiserver, after.controllers));
+    }
+}

@@ -99,7 +99,7 @@ fn running(spec: &Value) -> Progress {
         serde_json::from_value(json!({"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1})).unwrap();
     progress.observation = Observation {
         api_answered: true,
-        nodes: Some(NodesStatus { ready: 3, total: 3 }),
+        nodes: Some(NodesStatus { ready: 3, total: 3, oldest_kubelet: None }),
         dns: Some(Dns { exists: true, available: 1, ..Dns::default() }),
     };
     progress
@@ -144,7 +144,7 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
         ("EtcdReady", |p| p.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
         ("APIServerReady", |p| p.observation.api_answered = false),
         ("ControllersReady", |p| drop(p.pods.pop())),
-        ("NodesReady", |p| p.observation.nodes = Some(NodesStatus { ready: 0, total: 3 })),
+        ("NodesReady", |p| p.observation.nodes = Some(NodesStatus { ready: 0, total: 3, oldest_kubelet: None })),
         ("AddonsReady", |p| p.observation.dns = Some(Dns::default())),
     ];
     assert_eq!(state(&after(&VirtualClusterStatus::default(), &full), "Ready"), ("True", "Ready", ""));
@@ -185,7 +185,7 @@ fn what_was_there_and_is_missing_is_degraded() {
     assert_eq!((state(&back, "Degraded").0, back.phase), ("False", Some(Phase::Ready)));
 
     let mut fewer = running(&json!({}));
-    fewer.observation.nodes = Some(NodesStatus { ready: 2, total: 3 });
+    fewer.observation.nodes = Some(NodesStatus { ready: 2, total: 3, oldest_kubelet: None });
     let status = after(&ready, &fewer);
     assert_eq!(state(&status, "Ready").0, "True");
     assert_eq!(state(&status, "Degraded"), ("True", "NodesNotReady", "1 of 3 nodes are not ready"));
