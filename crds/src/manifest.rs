@@ -37,6 +37,36 @@ fn drop_empty(crd: &mut Value) {
 mod tests {
     use super::*;
 
+    /// Fields below `schema` whose documentation lacks a default, or an example where the type does not show the values.
+    fn undocumented(schema: &Value, path: &str, found: &mut Vec<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let (path, text) = (format!("{path}.{name}"), field["description"].as_str().unwrap_or_default());
+            // Kubernetes' own types.
+            let foreign = ["resources", "tolerations"].contains(&name.as_str());
+            if !foreign && field["properties"].is_object() {
+                undocumented(field, &path, found);
+                continue;
+            }
+            if !foreign {
+                undocumented(&field["items"], &path, found);
+            }
+            let required = schema["required"].as_array().is_some_and(|required| required.iter().any(|one| one == name.as_str()));
+            let shown = field["enum"].is_array() || field["type"] == "boolean" || text.contains("e.g.") || text.contains("supported yet");
+            let refused = text.contains("Not supported yet") || text.contains("refused");
+            if text.is_empty() || !(required || refused || (text.contains("Default:") && shown)) {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_of_the_spec_has_a_default_and_an_example() {
+        let crd = serde_json::to_value(VirtualCluster::crd()).unwrap();
+        let mut found = Vec::new();
+        undocumented(&crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec", &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
     #[test]
     fn the_charts_copy_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/nestling/crds/virtualclusters.yaml");

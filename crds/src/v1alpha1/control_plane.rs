@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "camelCase", default)]
 pub struct ControlPlane {
     /// Replicas of each control-plane part. Odd with topology `Stacked`, 1 with `SingleNode`. More than 1 is not supported yet.
-    /// Default: 1.
+    /// Default: 1, the only number for now.
     #[schemars(range(min = 0, max = 9), extend("x-kubernetes-validations" = rules::replicas()))]
     pub replicas: i32,
     /// kube-apiserver.
@@ -79,7 +79,8 @@ pub struct ApiServer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = rules::encryption()))]
     pub encryption: Option<Encryption>,
-    /// `AdmissionConfiguration` (apiserver.config.k8s.io), whose plugins are configured in place, not by files.
+    /// `AdmissionConfiguration` (apiserver.config.k8s.io), whose plugins are configured in place, not by files, e.g.
+    /// `{plugins: [{name: PodSecurity, configuration: {...}}]}`. Default: upstream's plugins and NodeRestriction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admission: Option<Raw>,
 }
@@ -100,7 +101,7 @@ pub struct SecretKeyRef {
     /// Name of the Secret, e.g. `dev-encryption`.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Key inside the Secret. Default: `encryption.yaml`.
+    /// Key inside the Secret, e.g. `config.yaml`. Default: `encryption.yaml`.
     #[serde(default = "SecretKeyRef::encryption")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
@@ -156,7 +157,7 @@ pub struct Scheduler {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CloudControllerManager {
-    /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`. Default: `["*"]`.
+    /// Controllers to run, as upstream's `--controllers`: `*`, `name`, `-name`. Known: `node`, e.g. `["-node"]`. Default: `["*"]`.
     #[schemars(length(min = 1, max = 16), inner(length(max = 64)), extend("x-kubernetes-validations" = rules::cloud_controllers()))]
     pub controllers: Vec<String>,
     /// Further flags of cloud-controller-manager, in this order, e.g. `[{name: log-format, value: json}]`. Flags that the

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Etcd {
-    /// Members, with topology `External` only; with the other topologies each control-plane replica has one. Default 1; more
-    /// than 1 is not supported yet.
+    /// Members, with topology `External` only; with the other topologies each control-plane replica has one. More than 1
+    /// is not supported yet. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 9), extend("x-kubernetes-validations" = rules::etcd_replicas()))]
     pub replicas: Option<i32>,
@@ -85,7 +85,7 @@ impl EtcdStorage {
     }
 }
 
-/// What data is kept on, if not on a volume.
+/// What data is kept on, if not on a volume. `Memory`: for disposable clusters, all data is lost with the pod. Default: a volume.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StorageMedium {
     /// The memory of the host node.
@@ -96,14 +96,14 @@ pub enum StorageMedium {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Backup {
-    /// Cron expression; empty for no backups.
+    /// Cron expression, e.g. `0 * * * *`. Default: none, no backups.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub schedule: String,
-    /// Backups to keep.
+    /// Number of backups to keep, e.g. 14. Default: 7.
     #[schemars(range(min = 1))]
     pub retention: i32,
-    /// Where backups go.
+    /// Where backups go. Not supported yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<Raw>,
 }

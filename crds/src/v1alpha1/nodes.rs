@@ -30,10 +30,10 @@ pub struct Nodes {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct NodeSelector {
-    /// Labels that a node must have, e.g. `{pool: tenants}`.
+    /// Labels that a node must have, e.g. `{pool: tenants}`. Default: none.
     #[schemars(extend("maxProperties" = 32))]
     pub match_labels: BTreeMap<String, String>,
-    /// Further requirements, e.g. `[{key: pool, operator: NotIn, values: [control]}]`.
+    /// Further requirements, e.g. `[{key: pool, operator: NotIn, values: [control]}]`. Default: none.
     #[schemars(length(max = 32), extend("x-kubernetes-validations" = rules::match_expressions()))]
     pub match_expressions: Vec<NodeRequirement>,
     /// Labels without `matchLabels` above them, the former shape. Kept rather than pruned, so that the operator can refuse them:
@@ -52,7 +52,7 @@ pub struct NodeRequirement {
     pub key: String,
     /// How the label relates to the values.
     pub operator: NodeOperator,
-    /// Values for `In` and `NotIn`.
+    /// Values for `In` and `NotIn`, e.g. `[a, b]`. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64), inner(length(max = 63)))]
     pub values: Vec<String>,

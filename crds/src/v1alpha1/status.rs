@@ -1,6 +1,6 @@
 //! What the operator reports.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ pub struct VirtualClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// When the tenant's certificates and authorities end.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// The control plane, part by part.
     #[serde(default)]
     pub components: Vec<ComponentStatus>,
@@ -117,13 +120,23 @@ pub struct KubeconfigRef {
     pub key: String,
 }
 
+/// The end of a certificate.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// Secret in the cluster's namespace and key inside it, e.g. `dev-apiserver-certs/tls.crt`.
+    pub name: String,
+    /// When it ends. Certificates are renewed after two thirds of their life, authorities are not renewed.
+    pub not_after: Time,
+}
+
 /// A part of the control plane.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ComponentStatus {
     /// `kube-apiserver`, `etcd`, …
     pub name: String,
-    /// Version of its image.
+    /// Version that its pods run, by the tags of their images; several while they are replaced. Empty while none runs.
     pub version: String,
     /// Desired replicas.
     pub replicas: i32,
@@ -172,6 +185,7 @@ pub mod conditions {
     pub const CONTROLLERS_READY: &str = "ControllersReady";
     pub const NODES_READY: &str = "NodesReady";
     pub const ADDONS_READY: &str = "AddonsReady";
+    pub const EXPOSED: &str = "Exposed";
     pub const READY: &str = "Ready";
     pub const PROGRESSING: &str = "Progressing";
     pub const DEGRADED: &str = "Degraded";

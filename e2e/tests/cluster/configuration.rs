@@ -1,7 +1,7 @@
 //! What the spec's topology and control-plane fields do.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Tenant, eventually, hold, shared};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Paths, Tenant, eventually, hold, shared, tenant_kubectl};
 use std::time::Duration;
 
 const EVERY_MINUTE: &str = "{apiVersion: batch/v1, kind: CronJob, metadata: {name: tick}, spec: {schedule: '* * * * *', jobTemplate: {spec: {template: {spec: {restartPolicy: Never, containers: [{name: c, image: 'BUSYBOX', command: ['true']}]}}}}}}";
@@ -91,5 +91,56 @@ fn single_node_is_all_on_one_node() -> Result<()> {
     for line in used(tenant.host())?.lines().chain(used(&workload)?.lines()) {
         ensure!(line == nodes[0], "a pod runs on {line}, not on {}", nodes[0]);
     }
+    Ok(())
+}
+
+const SETTINGS: &str = "{
+  etcd: {storage: {medium: Memory}, extraArgs: [{name: log-level, value: warn}]},
+  controlPlane: {
+    apiServer: {encryption: {secretRef: {name: keys}}, extraArgs: [{name: event_ttl, value: 2h}]},
+    featureGates: {AllAlpha: false},
+    podTemplate: {labels: {team: a}},
+  },
+  nodes: {selector: {matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}, labels: {tier: gold}},
+  addons: {coreDNS: {replicas: 2}},
+  kubeconfig: {lifetime: 24h},
+}";
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn what_the_spec_sets_shows_in_pods_nodes_and_add_ons() -> Result<()> {
+    let pending = Tenant::apply("settings", SETTINGS)?;
+    eventually("the missing Secret is named", Duration::from_secs(30), || {
+        let valid = pending.field("virtualcluster/settings", ".status.conditions[?(@.type==\"Valid\")].message")?;
+        ensure!(valid.contains("Secret keys does not exist"), "{valid}");
+        Ok(())
+    })?;
+    let file = "resources: [{resources: [secrets], providers: [{secretbox: {keys: [{name: a, secret: MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=}]}}, {identity: {}}]}]";
+    pending.run(&["create", "secret", "generic", "keys", &format!("--from-literal=encryption.yaml={file}")])?;
+    // The Secret is not the operator's, and so not watched: a change of the spec makes it look again.
+    pending.run(&["patch", "virtualcluster", "settings", "--type=merge", "-p", "{\"spec\":{\"isolation\":{\"networkPolicy\":false}}}"])?;
+    pending.wait_for("virtualcluster/settings", "condition=Ready", 110)?;
+
+    let args = pending.field("pod/settings-control-plane-0", ".spec.containers[0].args")?;
+    ensure!(args.contains("--event-ttl=2h") && args.contains("--feature-gates=AllAlpha=false"), "{args}");
+    ensure!(pending.field("pod/settings-control-plane-0", ".metadata.labels.team")? == "a");
+    ensure!(
+        pending.field("virtualcluster/settings", ".status.release.kubernetes")?
+            == pending.field("virtualcluster/settings", ".status.version")?
+    );
+    let tenant = tenant_kubectl(pending.name(), "settings", &Paths::default().tenant_kubeconfig(pending.name(), "settings"))?;
+    let tiers = tenant.run(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.labels.tier}"])?;
+    ensure!(tiers.contains("gold"), "{tiers}");
+
+    let system = tenant.in_namespace("kube-system");
+    ensure!(system.field("deployment/coredns", ".spec.replicas")? == "2");
+    // The operator repairs its Deployment, and leaves an edited Corefile alone.
+    system.run(&["patch", "configmap", "coredns", "--type=merge", "-p", "{\"data\":{\"Corefile\":\".:53 { whoami }\"}}"])?;
+    system.run(&["scale", "deployment", "coredns", "--replicas=1"])?;
+    eventually("the Deployment is repaired", Duration::from_secs(60), || {
+        ensure!(system.field("deployment/coredns", ".spec.replicas")? == "2");
+        Ok(())
+    })?;
+    ensure!(system.field("configmap/coredns", ".data.Corefile")?.contains("whoami"));
     Ok(())
 }

@@ -6,13 +6,14 @@
 //! tenant may ever command (a tenant's administrator can make its own kube-controller-manager sign anything). [`sign`]
 //! certifies keys that agents keep on their nodes.
 //!
-//! Order: `leaf` ← `authority` ← `tenant` ← `installation` ← `plan`, `sign`.
+//! Order: `leaf` ← `authority` ← `tenant` ← `installation` ← `plan`, `sign` ← `expiry`.
 //!
 //! Everything is ECDSA P-256. Leaves are renewed after two thirds of their life, or when their content or their authority
 //! is no longer the desired one. Authorities are kept as long as they exist: replacing one is a rotation in several steps,
 //! not a renewal.
 
 mod authority;
+mod expiry;
 pub mod installation;
 mod leaf;
 mod plan;
@@ -21,6 +22,7 @@ mod tenant;
 
 pub use authority::PkiPolicy;
 pub(crate) use authority::{Identity, PkiError};
+pub(crate) use expiry::expiries;
 pub use plan::{Pki, PkiSecrets, plan};
 pub use sign::super_admin;
 pub(crate) use tenant::secret_names;

@@ -280,3 +280,37 @@ fn requests_that_prove_nothing_or_bring_odd_keys_are_refused() {
     }
     assert!(kubelet(&good).is_ok());
 }
+
+#[test]
+fn the_admin_certificate_lives_as_long_as_the_spec_says() {
+    let plan_for = |lifetime: &str, existing: &BTreeMap<String, Secret>, at| {
+        let cluster = cluster(&json!({"kubeconfig": {"lifetime": lifetime}}));
+        plan(&cluster, &endpoint(), installation(), existing, at, &POLICY).unwrap()
+    };
+    let end = |pki: &Pki| {
+        let of_admin =
+            |all: Vec<nestling_crds::v1alpha1::CertificateStatus>| all.into_iter().find(|one| one.name == "dev-admin-kubeconfig/tls.crt");
+        of_admin(expiries(&pki.secrets)).unwrap().not_after.0
+    };
+    let long = plan_for("100h", &BTreeMap::new(), now());
+    assert_eq!(end(&long), now() + HOUR * 100);
+    // Others keep theirs: nine hours, and so does the next look.
+    assert_eq!(long.renew_at, now() + HOUR * 6);
+    let kept = plan_for("100h", &by_name(&long), now() + HOUR);
+    assert_eq!(end(&kept), end(&long));
+    // A shorter life holds at once, and nothing else is minted anew.
+    let short = plan_for("3h", &by_name(&long), now() + HOUR);
+    assert_eq!(end(&short), now() + HOUR * 4);
+    assert!(differences(&long, &short).iter().all(|name| name.starts_with("dev-admin-kubeconfig/")), "{:?}", differences(&long, &short));
+    assert_eq!(short.renew_at, now() + HOUR * 3);
+}
+
+#[test]
+fn ends_are_told_of_every_certificate_once() {
+    let all = expiries(&planned(&BTreeMap::new(), &endpoint(), now()).secrets);
+    let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names.len(), 14, "{names:?}");
+    assert!(names.contains(&"dev-ca/etcd-ca.crt") && names.contains(&"dev-etcd-certs/dev-control-plane-0.server.crt"), "{names:?}");
+    let end = |name: &str| all.iter().find(|one| one.name == name).unwrap().not_after.0;
+    assert_eq!((end("dev-ca/ca.crt"), end("dev-apiserver-certs/tls.crt")), (now() + POLICY.ca_lifetime, now() + POLICY.leaf_lifetime));
+}

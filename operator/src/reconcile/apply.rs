@@ -21,7 +21,7 @@ use crate::tenant::{ConnectError, Target};
 use crate::{addons, pki};
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::ResourceExt as _;
 use nestling_crds::labels;
 use std::marker::PhantomData;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 /// A cluster as it is on the host.
 #[derive(Clone, Debug)]
 pub(crate) struct OnHost {
+    /// In front of the tenant's API.
+    pub service: Service,
     pub endpoint: Endpoint,
     pub pki: Pki,
     pub resources: Resources<Applied>,
@@ -43,7 +45,7 @@ pub(crate) async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx:
     let pki = pki::plan(cluster, &endpoint, &reads.installation, &reads.secrets, Timestamp::now(), &policy)?;
     // Boxed: it holds every object of the cluster.
     let resources = Box::pin(resources(build::resources(cluster, &pki), cluster, &applier)).await?;
-    Ok(OnHost { endpoint, pki, resources })
+    Ok(OnHost { service, endpoint, pki, resources })
 }
 
 async fn resources(

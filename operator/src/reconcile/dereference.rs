@@ -190,3 +190,31 @@ async fn pinned_node(subject: &Subject, ctx: &Context) -> Result<Option<NodeName
     let set = api.get_opt(&name).await.map_err(|source| DereferenceError::StatefulSet { name, source })?;
     Ok(set.as_ref().and_then(pin))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Stores;
+    use crate::host::testing::cluster;
+    use crate::state::testing::context;
+    use nestling_runtime::testing::ApiServer;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_secret_of_encryption_is_read_anew_each_time() {
+        let (stores, mut writers) = Stores::new();
+        let spec = json!({"controlPlane": {"apiServer": {"encryption": {"secretRef": {"name": "keys"}}}}});
+        cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": spec}));
+        let api = ApiServer::new();
+        let ctx = context(&api.client(), stores.clone());
+        let subject = Subject::new(&stores.clusters.state()[0], &ctx).unwrap();
+        let read = async || dereference(&subject, &ctx).await.unwrap().encryption;
+        assert!(read().await.is_none());
+        // Not ours: no label, and so in no watch.
+        for value in ["first", "second"] {
+            let secret = json!({"metadata": {"namespace": "team", "name": "keys"}, "data": {}, "type": value});
+            api.put(&serde_json::from_value::<Secret>(secret).unwrap());
+            assert_eq!(read().await.unwrap().type_.as_deref(), Some(value));
+        }
+    }
+}

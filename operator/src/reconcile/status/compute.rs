@@ -1,8 +1,10 @@
 //! The whole status out of what was applied and observed. Pure.
 
+use super::exposure::exposed;
 use super::progress::{Outcome, Progress, Replicas, available};
 use crate::conditions::{ConditionState, condition};
 use crate::model::VersionChange;
+use crate::pki::expiries;
 use crate::reconcile::error::Error;
 use crate::tenant::observe::Dns;
 use jiff::Timestamp;
@@ -12,12 +14,13 @@ use nestling_crds::v1alpha1::{AddonMode, EtcdStatus, KubeconfigRef, Phase, Virtu
 use nestling_runtime::error::chain;
 
 /// Of all conditions, those that a cluster must have to be `Ready`, in the order in which they come true.
-const NEEDED: [&str; 5] = [
+const NEEDED: [&str; 6] = [
     conditions::ETCD_READY,
     conditions::API_SERVER_READY,
     conditions::CONTROLLERS_READY,
     conditions::NODES_READY,
     conditions::ADDONS_READY,
+    conditions::EXPOSED,
 ];
 
 /// The status after this outcome. Fields that an outcome has no bearing on stay as they were.
@@ -90,6 +93,7 @@ fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
         Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
     status.workload_namespace = Some(cluster.workload_namespace.to_string());
     status.service_cidrs = vec![cluster.service_cidr.to_string()];
+    status.certificates = expiries(&host.pki.secrets);
     status.components = progress.components();
     status.etcd = EtcdStatus { members: progress.members() };
     if let Some(nodes) = &observation.nodes {
@@ -119,6 +123,7 @@ fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static 
         (conditions::CONTROLLERS_READY, available(progress.controllers())),
         (conditions::NODES_READY, nodes(progress)),
         (conditions::ADDONS_READY, addons(progress)),
+        (conditions::EXPOSED, exposed(&progress.cluster.expose, &progress.host.service)),
     ];
     let ready = match changes.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
         None => ConditionState::yes("Ready", ""),

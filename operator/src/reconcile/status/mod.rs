@@ -2,7 +2,9 @@
 //! does not differ is not written; changes of conditions become Events.
 
 mod compute;
+mod exposure;
 mod progress;
+mod version;
 
 pub(crate) use compute::compute;
 pub(crate) use progress::{Outcome, Progress};

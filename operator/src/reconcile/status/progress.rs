@@ -1,5 +1,6 @@
 //! The outcome of a reconcile, and the parts of a control plane as the host reports them. Pure.
 
+use super::version;
 use crate::conditions::{ConditionState, containers, is_ready, not_ready};
 use crate::model::ValidatedCluster;
 use crate::model::metadata::component;
@@ -140,30 +141,28 @@ impl Progress {
     }
 
     pub(crate) fn components(&self) -> Vec<ComponentStatus> {
-        let version = self.cluster.version.to_string();
-        let etcd_version = self.cluster.images.etcd.rsplit_once(':').map(|(_, tag)| tag.to_owned()).unwrap_or_default();
-        let (_, api_server, _) = self.api_server();
+        let (api_pods, api_server, _) = self.api_server();
         let (pods, controllers, _) = self.controllers();
         let members = self.members();
         let etcd = Replicas { ready: count(members.iter().filter(|member| member.ready)), ..(&self.host.resources.members).into() };
-        let one = |name: &str, version: &str, replicas: Replicas| ComponentStatus {
+        let one = |name: &str, pods: &[Arc<Pod>], replicas: Replicas| ComponentStatus {
             name: name.into(),
-            version: version.into(),
+            version: version::running(name, pods),
             replicas: replicas.existing,
             ready_replicas: replicas.ready,
             updated_replicas: replicas.updated,
         };
         // Three programs share a pod; each is as ready as its container.
-        let controller = |name: &str, version: &str| {
+        let controller = |name: &str| {
             let ready = pods.iter().filter(|pod| containers(pod).any(|container| container.name == name && container.ready));
-            one(name, version, Replicas { ready: count(ready), ..controllers })
+            one(name, &pods, Replicas { ready: count(ready), ..controllers })
         };
         vec![
-            one(names::ETCD, &etcd_version, etcd),
-            one(names::API_SERVER, &version, api_server),
-            controller(names::CONTROLLER_MANAGER, &version),
-            controller(names::SCHEDULER, &version),
-            controller(names::CLOUD_CONTROLLER_MANAGER, concat!("v", env!("CARGO_PKG_VERSION"))),
+            one(names::ETCD, &self.member_pods(), etcd),
+            one(names::API_SERVER, &api_pods, api_server),
+            controller(names::CONTROLLER_MANAGER),
+            controller(names::SCHEDULER),
+            controller(names::CLOUD_CONTROLLER_MANAGER),
         ]
     }
 }

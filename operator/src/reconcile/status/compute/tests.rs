@@ -22,7 +22,7 @@ fn applied(spec: &Value) -> Progress {
     let policy = PkiPolicy { leaf_lifetime: SignedDuration::from_hours(8760), ca_lifetime: SignedDuration::from_hours(87600) };
     let pki = plan(&cluster, &endpoint, &reads.installation, &reads.secrets, now(), &policy).unwrap();
     let resources = as_applied(build::resources(&cluster, &pki));
-    let host = OnHost { endpoint, pki, resources };
+    let host = OnHost { service, endpoint, pki, resources };
     Progress { renew_at: host.pki.renew_at, cluster, host, pods: Vec::new(), observation: Observation::default(), inside: Ok(()) }
 }
 
