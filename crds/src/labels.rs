@@ -33,3 +33,13 @@ pub const TENANT_OBJECT_UID: &str = "nestling.dev/tenant-object-uid";
 
 /// Finalizer on a `VirtualCluster`: the workload namespace is still to be removed.
 pub const FINALIZER: &str = "nestling.dev/cleanup";
+
+/// Annotation of a workload namespace: UID of its `VirtualCluster`, should the label be lost.
+pub const OWNER_UID: &str = "nestling.dev/owner-uid";
+/// Label, `true`: data of a `VirtualCluster` that has been deleted with `deletionPolicy: Retain`. [`TENANT`] is its UID.
+pub const RETAINED: &str = "nestling.dev/retained";
+/// Annotation of a `VirtualCluster`, `true`: authorities and keys that are lost may be replaced although data exists that was
+/// made with them.
+pub const NEW_KEYS: &str = "nestling.dev/new-keys";
+/// Annotation of retained Secrets: the service range of the cluster that they belonged to.
+pub const SERVICE_RANGE: &str = "nestling.dev/service-range";

@@ -29,6 +29,11 @@ pub struct Etcd {
     /// which `storage.size` is added with `storage.medium: Memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// Take over the volumes and keys that an earlier `VirtualCluster` of this name left behind (`deletionPolicy: Retain`): its UID, which
+    /// their label `nestling.dev/tenant` shows. Read when the cluster is created. Default: none are taken over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub adopt: Option<String>,
     /// Where members are scheduled on the host, with topology `External` only.
     pub placement: Placement,
     /// Snapshots of etcd. Not supported yet.

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualClusterStatus {
-    /// Generation of the spec that this status was computed from.
+    /// Newest generation of the spec that has been carried out, or found impossible to carry out (condition `Stalled`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Summary in one word, for humans. Programs should use the conditions.
@@ -192,4 +192,8 @@ pub mod conditions {
 
     /// Reason of [`PROGRESSING`] while the version changes.
     pub const CHANGING_VERSION: &str = "ChangingVersion";
+    /// As kstatus reads it: the operator is at work. Absent if it is not.
+    pub const RECONCILING: &str = "Reconciling";
+    /// As kstatus reads it: the operator cannot go on until somebody intervenes. Absent if it can.
+    pub const STALLED: &str = "Stalled";
 }

@@ -153,7 +153,7 @@ async fn next(changes: &mut mpsc::Receiver<Change>) -> String {
 
 #[tokio::test]
 async fn a_lost_operator_changes_nothing_until_it_is_back() {
-    let world = world(vec![upsert("a"), upsert("b"), Event::Synced(Synced {})]).await;
+    let world = world(vec![upsert("a"), upsert("b"), Event::Synced(Synced::default())]).await;
     let readiness = Readiness::default();
     let (sender, mut changes) = mpsc::channel(16);
     let stop = CancellationToken::new();
@@ -172,7 +172,7 @@ async fn a_lost_operator_changes_nothing_until_it_is_back() {
         world.server.abort();
         drop(later);
         *world.fake.later.lock().unwrap() = None;
-        *world.fake.events.lock().unwrap() = vec![upsert("c"), Event::Synced(Synced {})];
+        *world.fake.events.lock().unwrap() = vec![upsert("c"), Event::Synced(Synced::default())];
         assert!(changes.try_recv().is_err());
         assert!(readiness.is_ready(), "an agent without its operator goes on");
         let listener = loop {

@@ -18,7 +18,7 @@ pub(crate) enum Change {
     Serve(Box<TenantSpec>),
     /// A tenant is no longer to be served: what it has on this node is to be removed.
     Remove(TenantUid),
-    /// The full set of tenants that the operator assigns to this node, including any that could not be parsed.
+    /// The full set of tenants that the operator assigns to this node, including any that could not be parsed or described.
     Synced(BTreeSet<TenantUid>),
 }
 
@@ -87,8 +87,9 @@ impl Known {
                 Ok(if old.as_ref() == Some(&spec) { Vec::new() } else { vec![Change::Serve(Box::new(spec))] })
             }
             Event::Remove(removed) => Ok(self.remove(TenantUid::new(removed.uid)).into_iter().collect()),
-            Event::Synced(_) => {
-                let Some(sent) = self.sent.take() else { return Ok(Vec::new()) };
+            Event::Synced(synced) => {
+                let Some(mut sent) = self.sent.take() else { return Ok(Vec::new()) };
+                sent.extend(synced.undescribed.into_iter().map(TenantUid::new));
                 let gone: Vec<TenantUid> = self.tenants.keys().filter(|uid| !sent.contains(uid)).cloned().collect();
                 let mut changes: Vec<Change> = gone.into_iter().filter_map(|uid| self.remove(uid)).collect();
                 changes.push(Change::Synced(sent));
@@ -217,7 +218,7 @@ mod tests {
     #[test]
     fn a_new_stream_changes_only_what_differs() {
         let mut known = Known::default();
-        let synced = || Event::Synced(Synced {});
+        let synced = || Event::Synced(Synced::default());
         assert_eq!(run(&mut known, [upsert("a", "1"), upsert("b", "1"), synced()]), ["+a", "+b", "=2"]);
         assert!(known.is_synced());
         assert_eq!(run(&mut known, [upsert("a", "1"), upsert("c", "1"), synced()]), ["+c", "-b", "=2"]);
@@ -227,27 +228,39 @@ mod tests {
     #[test]
     fn nothing_is_removed_before_synced() {
         let mut known = Known::default();
-        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced::default())]), ["+a", "=1"]);
         assert!(run(&mut known, []).is_empty());
         assert!(!known.is_synced());
-        assert_eq!(run(&mut known, [Event::Synced(Synced {})]), ["-a", "=0"]);
+        assert_eq!(run(&mut known, [Event::Synced(Synced::default())]), ["-a", "=0"]);
     }
 
     #[test]
     fn a_removed_tenant_is_removed_once() {
         let mut known = Known::default();
         let remove = || Event::Remove(Removed { uid: "a".into() });
-        assert_eq!(run(&mut known, [upsert("a", "1"), remove(), remove(), Event::Synced(Synced {})]), ["+a", "-a", "=0"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), remove(), remove(), Event::Synced(Synced::default())]), ["+a", "-a", "=0"]);
     }
 
     #[test]
     fn a_tenant_that_cannot_be_parsed_keeps_being_served_as_before() {
         let mut known = Known::default();
-        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced {})]), ["+a", "=1"]);
+        assert_eq!(run(&mut known, [upsert("a", "1"), Event::Synced(Synced::default())]), ["+a", "=1"]);
         known.begin();
         let Event::Upsert(tenant) = upsert("a", "2") else { unreachable!() };
         let error = known.apply(Event::Upsert(Tenant { dns_address: "nonsense".into(), ..tenant })).unwrap_err();
         assert!(error.to_string().contains("nonsense"));
-        assert_eq!(served(&known.apply(Event::Synced(Synced {})).unwrap()), ["=1"]);
+        assert_eq!(served(&known.apply(Event::Synced(Synced::default())).unwrap()), ["=1"]);
+    }
+
+    #[test]
+    fn what_the_operator_cannot_describe_is_kept() {
+        let mut known = Known::default();
+        known.begin();
+        assert_eq!(served(&known.apply(upsert("a", "1")).unwrap()), ["+a"]);
+        known.apply(Event::Synced(Synced::default())).unwrap();
+        known.begin();
+        let synced = Synced { undescribed: vec!["a".into(), "b".into()] };
+        assert_eq!(served(&known.apply(Event::Synced(synced)).unwrap()), ["=2"]);
+        assert!(known.tenants.contains_key(&TenantUid::new("a")));
     }
 }

@@ -59,6 +59,12 @@ pub(crate) enum ApplyError {
     },
     #[error("{object} exists and does not belong to this VirtualCluster")]
     Foreign { object: String },
+    #[error(
+        "{object} was retained from an earlier VirtualCluster (UID {uid}): to take over its data, set spec.etcd.adopt to that UID; to \
+         begin without it, delete the volume claims and Secrets with label {}={uid}",
+        labels::TENANT
+    )]
+    Retained { object: String, uid: String },
     /// This cluster's, or that of a former cluster of the same name.
     #[error("{object} is still being deleted")]
     Terminating { object: String },
@@ -137,6 +143,8 @@ pub(crate) struct Applier<'a> {
     pub(crate) host: &'a Client,
     pub(crate) state: &'a State,
     pub(crate) tenant: &'a TenantUid,
+    /// UID of the earlier cluster whose retained objects are taken over.
+    pub(crate) adopt: Option<&'a str>,
 }
 
 impl Applier<'_> {
@@ -157,7 +165,7 @@ impl Applier<'_> {
         {
             return Ok(desired.with_live(&watched));
         }
-        let live = ensure(self.host, &mut object, |live| self.expect_own(&shown, &live.metadata).map(|()| true)).await?;
+        let live = Box::pin(ensure(self.host, &mut object, |live| self.expect_own(&shown, &live.metadata).map(|()| true))).await?;
         if let Some(version) = Verified::new(&hash, &live.metadata) {
             self.state.with(self.tenant, |state| state.verified.insert(key, version));
         }
@@ -168,7 +176,8 @@ impl Applier<'_> {
     pub(crate) async fn remove<K: HostObject>(&self, namespace: &str, name: &str) -> Result<(), ApplyError> {
         // Objects of clusters are labelled, so the store has them.
         let Some(watched) = K::store(&self.state.stores).get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
-        if !self.is_own(watched.meta()) || watched.meta().deletion_timestamp.is_some() {
+        if ownership(watched.meta(), self.tenant, None, &self.state.stores) != Ownership::Own || watched.meta().deletion_timestamp.is_some()
+        {
             return Ok(());
         }
         let api: Api<DynamicObject> = Api::namespaced_with(self.host.clone(), namespace, &ApiResource::erase::<K>(&()));
@@ -177,22 +186,59 @@ impl Applier<'_> {
     }
 
     fn expect_own(&self, object: &str, live: &ObjectMeta) -> Result<(), ApplyError> {
-        if live.deletion_timestamp.is_some() || (!self.is_own(live) && self.is_orphaned(live)) {
-            return Err(ApplyError::Terminating { object: object.into() });
+        match ownership(live, self.tenant, self.adopt, &self.state.stores) {
+            Ownership::Own | Ownership::Adoptable if live.deletion_timestamp.is_none() => Ok(()),
+            Ownership::Own => Err(Ownership::Leaving.refusal(object.into(), live)),
+            other => Err(other.refusal(object.into(), live)),
         }
-        if self.is_own(live) { Ok(()) } else { Err(ApplyError::Foreign { object: object.into() }) }
     }
+}
 
+/// Whose an object on the host is, as seen by one cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ownership {
+    Own,
+    /// Retained from an earlier cluster, which this one was told to take over.
+    Adoptable,
+    /// Retained from an earlier cluster.
+    Retained,
     /// Owned by a cluster that no longer exists: the garbage collector will delete it.
-    fn is_orphaned(&self, live: &ObjectMeta) -> bool {
-        let mut owners = live.owner_references.iter().flatten().filter(|owner| owner.kind == VirtualCluster::kind(&())).peekable();
-        owners.peek().is_some() && owners.all(|owner| self.state.stores.cluster(&TenantUid::new(&owner.uid)).is_none())
-    }
+    Leaving,
+    Foreign,
+}
 
-    fn is_own(&self, live: &ObjectMeta) -> bool {
-        let by_owner = live.owner_references.iter().flatten().any(|owner| owner.uid == self.tenant.as_str());
-        let by_label = live.labels.as_ref().and_then(|labels| labels.get(labels::TENANT)).is_some_and(|uid| uid == self.tenant.as_str());
-        by_owner || by_label
+impl Ownership {
+    /// Why an object with this owner cannot be written.
+    pub(crate) fn refusal(self, object: String, live: &ObjectMeta) -> ApplyError {
+        match self {
+            Self::Leaving => ApplyError::Terminating { object },
+            Self::Retained => ApplyError::Retained { object, uid: tenant_label(live).unwrap_or_default().to_owned() },
+            Self::Own | Self::Adoptable | Self::Foreign => ApplyError::Foreign { object },
+        }
+    }
+}
+
+fn tenant_label(live: &ObjectMeta) -> Option<&str> {
+    live.labels.as_ref()?.get(labels::TENANT).map(String::as_str)
+}
+
+/// By owner reference or by label. What is retained is never the later cluster's by its name alone.
+pub(crate) fn ownership(live: &ObjectMeta, tenant: &TenantUid, adopt: Option<&str>, stores: &Stores) -> Ownership {
+    let owners = || live.owner_references.iter().flatten();
+    let label = tenant_label(live);
+    if owners().any(|owner| owner.uid == tenant.as_str()) || label == Some(tenant.as_str()) {
+        return Ownership::Own;
+    }
+    let exists = |uid: &str| stores.cluster(&TenantUid::new(uid)).is_some();
+    let mut clusters = owners().filter(|owner| owner.kind == VirtualCluster::kind(&())).peekable();
+    if clusters.peek().is_some() {
+        return if clusters.all(|owner| !exists(&owner.uid)) { Ownership::Leaving } else { Ownership::Foreign };
+    }
+    let is_retained = live.labels.as_ref().is_some_and(|labels| labels.contains_key(labels::RETAINED));
+    match label {
+        Some(uid) if is_retained && !exists(uid) && adopt == Some(uid) => Ownership::Adoptable,
+        Some(uid) if is_retained && !exists(uid) => Ownership::Retained,
+        _ => Ownership::Foreign,
     }
 }
 

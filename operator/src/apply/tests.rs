@@ -23,7 +23,7 @@ impl Host {
     }
 
     fn applier(&self) -> Applier<'_> {
-        Applier { host: &self.client, state: &self.state, tenant: &self.tenant }
+        Applier { host: &self.client, state: &self.state, tenant: &self.tenant, adopt: None }
     }
 
     async fn apply(&self, data: &Value) -> Result<ConfigMap, ApplyError> {

@@ -1,24 +1,23 @@
 //! The tenants to serve and the nodes that serve them, computed from the stores and published as a whole.
 //!
 //! An agent removes the pods of a tenant that is missing. So a tenant leaves the snapshot only when its `VirtualCluster` is
-//! gone or being deleted; one that cannot be read right now stays as it was, and a snapshot that lacks one is incomplete.
+//! gone or being deleted; one that cannot be read right now stays as it was, and one that is missing is named, so that agents keep
+//! what they have of it.
 
 use crate::host::{Cluster, Stores};
-use crate::model::HostNode;
-use crate::model::keys;
 use crate::model::names;
 use crate::model::names::PINNED_NODE;
+use crate::model::{HostNode, host_url, keys};
 use crate::reconcile::validate;
 use crate::state::State;
 use ipnet::Ipv4Net;
-use k8s_openapi::api::core::v1::Service;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 use nestling_control_api::v1alpha1 as api;
 use nestling_crds::names::{NodeName, TenantUid};
 use nestling_crds::v1alpha1::{NodeSelector, Topology, VirtualCluster};
 use nestling_runtime::error::chain;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -29,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct TenantSnapshot {
     pub(crate) tenants: BTreeMap<TenantUid, Arc<Assignment>>,
     pub(crate) nodes: BTreeMap<NodeName, Arc<HostNode>>,
-    /// Whether no tenant is missing.
-    pub(crate) complete: bool,
+    /// Tenants that exist and are not in `tenants`: they cannot be described, or not yet.
+    pub(crate) undescribed: BTreeSet<TenantUid>,
     /// Tenants that are missing or out of date, and why.
     pub(crate) failed: BTreeMap<TenantUid, String>,
 }
@@ -103,7 +102,7 @@ pub(crate) async fn maintain(
 }
 
 async fn snapshot(stores: &Stores, state: &State, previous: &TenantSnapshot) -> TenantSnapshot {
-    let mut next = TenantSnapshot { complete: true, ..TenantSnapshot::default() };
+    let mut next = TenantSnapshot::default();
     for node in stores.nodes.state() {
         let node = HostNode::from(&*node);
         next.nodes.insert(node.name.clone(), unchanged_or_new(previous.nodes.get(&node.name), node));
@@ -114,6 +113,7 @@ async fn snapshot(stores: &Stores, state: &State, previous: &TenantSnapshot) -> 
             continue;
         }
         let known = previous.tenants.get(&uid);
+        next.undescribed.insert(uid.clone());
         match assignment(&cluster, &uid, stores, state).await {
             Ok(Some(assignment)) => {
                 next.tenants.insert(uid, unchanged_or_new(known, assignment));
@@ -127,11 +127,11 @@ async fn snapshot(stores: &Stores, state: &State, previous: &TenantSnapshot) -> 
                     tracing::warn!(cluster = %ObjectRef::from_obj(&*cluster), error = why, "cannot read a tenant; agents keep what they have, retrying");
                 }
                 next.failed.insert(uid.clone(), why);
-                next.complete &= known.is_some();
                 next.tenants.extend(known.map(|known| (uid, known.clone())));
             }
         }
     }
+    next.undescribed.retain(|uid| !next.tenants.contains_key(uid));
     next
 }
 
@@ -183,14 +183,6 @@ fn nodes(cluster: &VirtualCluster, namespace: &str, name: &str, stores: &Stores)
     }
     let set = stores.stateful_sets.get(&ObjectRef::new(&names::control_plane(name)).within(namespace))?;
     set.annotations().get(PINNED_NODE).map(|node| Nodes::Pinned(NodeName::new(node)))
-}
-
-/// Where host programs reach the tenant's API: by address, for they may not have DNS.
-fn host_url(service: &Service) -> Option<String> {
-    let spec = service.spec.as_ref()?;
-    let address: std::net::IpAddr = spec.cluster_ip.as_ref()?.parse().ok()?;
-    let port = u16::try_from(spec.ports.as_ref()?.first()?.port).ok()?;
-    Some(format!("https://{}", std::net::SocketAddr::new(address, port)))
 }
 
 #[cfg(test)]

@@ -106,7 +106,6 @@ fn served_on(node: &str) -> TenantSnapshot {
     TenantSnapshot {
         tenants: [(TenantUid::new("vc-1"), Arc::new(served))].into(),
         nodes: [node("n1", "172.30.0.1"), node("n2", "172.30.0.2")].into(),
-        complete: true,
         ..TenantSnapshot::default()
     }
 }

@@ -21,8 +21,8 @@ impl TenantStream {
         Self { node, sent: BTreeMap::new(), synced: false }
     }
 
-    /// The events that bring the caller up to date. `Synced` is sent once, after all tenants of the first complete snapshot:
-    /// the caller then drops the tenants that it did not receive.
+    /// The events that bring the caller up to date. `Synced` is sent once, after all tenants of the first snapshot: the
+    /// caller then drops the tenants that it did not receive, except those that exist and could not be described.
     pub(super) fn update(&mut self, snapshot: &TenantSnapshot) -> Vec<WatchEvent> {
         // The stores may not have a new node yet, which does not mean that it serves no tenant.
         let Some(node) = snapshot.nodes.get(&self.node) else { return Vec::new() };
@@ -42,9 +42,10 @@ impl TenantStream {
             }
             self.sent.insert(uid.clone(), assignment.clone());
         }
-        if !self.synced && snapshot.complete {
+        if !self.synced {
             self.synced = true;
-            events.push(Event::Synced(Synced {}));
+            let undescribed = snapshot.undescribed.iter().map(ToString::to_string).collect();
+            events.push(Event::Synced(Synced { undescribed }));
         }
         events.into_iter().map(|event| WatchEvent { event: Some(event) }).collect()
     }
@@ -105,7 +106,6 @@ mod tests {
         let mut snapshot = TenantSnapshot {
             tenants: [tenant("a", "1", all()), tenant("b", "1", gpu), tenant("c", "1", Nodes::Pinned(NodeName::new("n1")))].into(),
             nodes: [node("n1", &[]), node("n2", &[("gpu", "yes")])].into(),
-            complete: true,
             ..TenantSnapshot::default()
         };
         let mut n1 = TenantStream::new(NodeName::new("n1"));
@@ -123,18 +123,21 @@ mod tests {
     }
 
     #[test]
-    fn synced_waits_for_a_complete_snapshot() {
-        let mut snapshot = TenantSnapshot {
+    fn a_tenant_that_cannot_be_described_withholds_nothing_and_is_named() {
+        let snapshot = TenantSnapshot {
             tenants: [tenant("a", "1", all())].into(),
             nodes: [node("n1", &[])].into(),
-            complete: false,
+            undescribed: [TenantUid::new("b")].into(),
             ..TenantSnapshot::default()
         };
-        let mut stream = TenantStream::new(NodeName::new("n1"));
-        assert_eq!(short(&stream.update(&snapshot)), ["+a@1"]);
-        snapshot.complete = true;
-        assert_eq!(short(&stream.update(&snapshot)), ["synced"]);
+        let events = TenantStream::new(NodeName::new("n1")).update(&snapshot);
+        assert_eq!(short(&events), ["+a@1", "synced"]);
+        assert_eq!(events[1].event, Some(Event::Synced(Synced { undescribed: vec!["b".into()] })));
+    }
 
+    #[test]
+    fn a_node_that_the_stores_lack_waits() {
+        let mut snapshot = TenantSnapshot { tenants: [tenant("a", "1", all())].into(), ..TenantSnapshot::default() };
         let mut unknown_node = TenantStream::new(NodeName::new("new"));
         assert!(unknown_node.update(&snapshot).is_empty());
         snapshot.nodes.extend([node("new", &[])]);
@@ -143,12 +146,8 @@ mod tests {
 
     #[test]
     fn a_host_without_provider_ids_gets_generated_ones() {
-        let snapshot = TenantSnapshot {
-            tenants: [tenant("a", "1", all())].into(),
-            nodes: [node("n1", &[])].into(),
-            complete: true,
-            ..TenantSnapshot::default()
-        };
+        let snapshot =
+            TenantSnapshot { tenants: [tenant("a", "1", all())].into(), nodes: [node("n1", &[])].into(), ..TenantSnapshot::default() };
         let cloud = cloud_nodes(&snapshot, &TenantUid::new("a")).unwrap();
         assert_eq!(cloud.nodes[0].provider_id, "nestling://n1");
         assert_eq!(cloud_nodes(&snapshot, &TenantUid::new("gone")), None);

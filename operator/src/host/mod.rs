@@ -76,9 +76,9 @@ stores! {
 }
 
 impl Stores {
-    /// The cluster of this UID, if it exists and can be decoded.
+    /// The cluster of this UID, if it exists.
     pub(crate) fn cluster(&self, uid: &TenantUid) -> Option<Arc<Cluster>> {
-        self.clusters.find(|cluster| cluster.0.as_ref().is_ok_and(|cluster| cluster.metadata.uid.as_deref() == Some(uid.as_str())))
+        self.clusters.find(|cluster| cluster.meta().uid.as_deref() == Some(uid.as_str()))
     }
 
     /// The cluster that `object` belongs to: by owner reference, or by the tenant's label for its workload namespace and

@@ -70,6 +70,8 @@ pub struct ValidatedCluster {
     /// Life of the certificate in the admin kubeconfig, if it differs from that of other certificates.
     pub kubeconfig_lifetime: Option<SignedDuration>,
     pub deletion_policy: DeletionPolicy,
+    /// UID of the earlier cluster whose retained data is taken over.
+    pub adopt: Option<String>,
 }
 
 /// A change of the version; the text is for people.

@@ -25,8 +25,7 @@ impl Endpoint {
     /// `None` until the Service has an address.
     pub fn from_service(cluster: &ValidatedCluster, live: &Service) -> Option<Self> {
         let spec = live.spec.as_ref()?;
-        let service_ip: IpAddr = spec.cluster_ip.as_deref()?.parse().ok()?;
-        let host_url = url(&host(service_ip), API_PORT);
+        let (service_ip, host_url) = (service_ip(live)?, host_url(live)?);
         let balancers = live
             .status
             .as_ref()
@@ -56,6 +55,15 @@ impl Endpoint {
             self.url.clone()
         }
     }
+}
+
+fn service_ip(live: &Service) -> Option<IpAddr> {
+    live.spec.as_ref()?.cluster_ip.as_deref()?.parse().ok()
+}
+
+/// Where programs on the host reach a tenant's API: by address, for they may not have DNS. `None` until the Service has one.
+pub(crate) fn host_url(live: &Service) -> Option<String> {
+    Some(url(&host(service_ip(live)?), API_PORT))
 }
 
 fn url(host: &str, port: i32) -> String {

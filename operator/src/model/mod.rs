@@ -10,8 +10,8 @@ pub(crate) mod names;
 mod node;
 
 pub use cluster::*;
-pub(crate) use endpoint::API_PORT;
 pub use endpoint::Endpoint;
+pub(crate) use endpoint::{API_PORT, host_url};
 pub(crate) use names::{CERTIFICATES, FRONT_PROXY_CLIENT, keys};
 #[cfg(test)]
 pub(crate) use node::HostAddress;

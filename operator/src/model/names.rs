@@ -87,6 +87,14 @@ pub(crate) fn members(cluster: &ValidatedCluster) -> Vec<String> {
     (0..cluster.members).map(|ordinal| format!("{set}-{ordinal}")).collect()
 }
 
+/// The volume claim of a member: as a StatefulSet names the claims of its template `data`.
+pub(crate) fn claim(set: &str, ordinal: i32) -> String {
+    format!("{DATA_VOLUME}-{set}-{ordinal}")
+}
+
+/// The volume with etcd's data.
+pub(crate) const DATA_VOLUME: &str = "data";
+
 /// Host name of etcd as a whole, with topology `External`.
 pub(crate) fn etcd_client_host(cluster: &ValidatedCluster) -> String {
     format!("{}.{}.svc", etcd_client(&cluster.name), cluster.namespace)

@@ -93,6 +93,11 @@ pub(super) fn pair(secret: Option<&Secret>, stem: &str) -> Option<Pair> {
 pub(super) struct Values(BTreeMap<String, ByteString>);
 
 impl Values {
+    /// Those of a Secret that exists.
+    pub(super) fn of(secret: &Secret) -> Self {
+        Self(secret.data.clone().unwrap_or_default())
+    }
+
     pub(super) fn put(&mut self, key: impl Into<String>, text: impl Into<String>) {
         self.0.insert(key.into(), ByteString(text.into().into_bytes()));
     }

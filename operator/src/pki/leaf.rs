@@ -55,6 +55,33 @@ impl Usage {
     }
 }
 
+/// A certificate that exists.
+pub(super) struct Held {
+    pub spec: LeafSpec,
+    pub renew_at: Timestamp,
+    /// From minting to end.
+    pub life: SignedDuration,
+    /// Key identifier of the authority that signed it.
+    pub issuer: Vec<u8>,
+    /// Whether it is for the key next to it.
+    owns_key: bool,
+}
+
+/// `None` if it cannot be read, or is no leaf.
+pub(super) fn held(certificate: &str, key: &str) -> Option<Held> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+    let minted = Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE;
+    let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
+    Some(Held {
+        spec: read(&parsed)?,
+        renew_at: renewal(minted, not_after),
+        life: not_after.duration_since(minted),
+        issuer: key_id_of_issuer(&parsed)?.to_vec(),
+        owns_key: owns(key, &parsed),
+    })
+}
+
 /// When the certificate is to be renewed, or `None` if it is of no use any more: unreadable, of another authority, for
 /// other names, for another key, longer-lived than `lifetime`, or past two thirds of its life.
 pub(super) fn still_serves(
@@ -64,15 +91,10 @@ pub(super) fn still_serves(
     lifetime: SignedDuration,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
-    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
-    let minted = Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE;
-    let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
-    let renew_at = renewal(minted, not_after);
-    let short_enough = not_after.duration_since(minted) <= lifetime + SignedDuration::from_secs(1);
-    let says_it = read(&parsed).is_some_and(|leaf| leaf == *spec);
-    let same_authority = key_id_of_issuer(&parsed).is_some_and(|id| id == authority_key_id);
-    (says_it && same_authority && short_enough && owns(key, &parsed) && now < renew_at).then_some(renew_at)
+    let held = held(certificate, key)?;
+    let short_enough = held.life <= lifetime + SignedDuration::from_secs(1);
+    let fits = held.spec == *spec && held.issuer == authority_key_id && held.owns_key && short_enough;
+    (fits && now < held.renew_at).then_some(held.renew_at)
 }
 
 fn read(certificate: &X509Certificate<'_>) -> Option<LeafSpec> {

@@ -24,6 +24,7 @@ pub use authority::PkiPolicy;
 pub(crate) use authority::{Identity, PkiError};
 pub(crate) use expiry::expiries;
 pub use plan::{Pki, PkiSecrets, plan};
+pub(crate) use plan::{Renewed, renew};
 pub use sign::super_admin;
 pub(crate) use tenant::secret_names;
 

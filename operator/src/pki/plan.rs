@@ -3,13 +3,14 @@
 use crate::model::{CERTIFICATES, Endpoint, ValidatedCluster, keys, metadata, names};
 use crate::pki::authority::{Authority, Pair, PkiError, PkiPolicy, Values, pair, text};
 use crate::pki::installation::InstallationCas;
-use crate::pki::leaf::{LeafSpec, renewal, still_serves};
+use crate::pki::leaf::{LeafSpec, held, renewal, still_serves};
 use crate::pki::tenant;
 use crate::pki::tenant::AuthorityKind;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -73,6 +74,62 @@ pub fn plan(
         admin_kubeconfig: secret(cluster, names::admin_kubeconfig(vc), minter.admin(cluster, endpoint, &authorities.cluster)?),
     };
     Ok(Pki { secrets, ca_bundle, renew_at: minter.renew_at })
+}
+
+/// Secrets whose certificates were renewed.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub secrets: Vec<Secret>,
+    /// When the next certificate is due; never if there is none.
+    pub renew_at: Timestamp,
+}
+
+/// Renews the leaves that have lived two thirds of their life, each for what it says and as long as before, by the authority
+/// that signed it: for a cluster whose spec is not carried out. What cannot be read, and whose authority is gone, is left.
+pub(crate) fn renew(
+    cluster: &str,
+    installation: &InstallationCas,
+    existing: &BTreeMap<String, Secret>,
+    now: Timestamp,
+) -> Result<Renewed, PkiError> {
+    let own = [tenant::CLUSTER, tenant::FRONT_PROXY, tenant::ETCD, tenant::ETCD_PEER];
+    let own = own.into_iter().filter_map(|kind| pair(existing.get(&names::ca(cluster)), kind.stem).and_then(Authority::from_pem));
+    let authorities: Vec<Authority> = own.chain([installation.kubelet_client.clone()]).collect();
+    let mut renewed = Renewed { secrets: Vec::new(), renew_at: Timestamp::MAX };
+    for secret in existing.values() {
+        let mut values = Values::of(secret);
+        let mut changed = false;
+        for stem in secret.data.iter().flatten().filter_map(|(key, _)| key.strip_suffix(".crt")) {
+            let Some(old) = pair(Some(secret), stem) else { continue };
+            let Some(held) = held(&old.certificate, &old.key) else { continue };
+            let authority = authorities.iter().find(|authority| authority.key_id == held.issuer);
+            let Some(authority) = authority.filter(|_| held.renew_at <= now) else {
+                renewed.renew_at = renewed.renew_at.min(held.renew_at.max(now));
+                continue;
+            };
+            let (new, not_after) = authority.issue(&held.spec, now, held.life)?;
+            renewed.renew_at = renewed.renew_at.min(renewal(now, not_after));
+            if let Some(kubeconfig) = text(Some(secret), keys::KUBECONFIG) {
+                let embedded = |pair: &Pair| [STANDARD.encode(&pair.certificate), STANDARD.encode(&pair.key)];
+                let replaced =
+                    embedded(&old).iter().zip(embedded(&new)).fold(kubeconfig.to_owned(), |text, (old, new)| text.replace(old, &new));
+                values.put(keys::KUBECONFIG, replaced);
+            }
+            values.put_pair(stem, new);
+            changed = true;
+        }
+        if changed {
+            let metadata = ObjectMeta {
+                name: secret.metadata.name.clone(),
+                namespace: secret.metadata.namespace.clone(),
+                labels: secret.metadata.labels.clone(),
+                owner_references: secret.metadata.owner_references.clone(),
+                ..ObjectMeta::default()
+            };
+            renewed.secrets.push(Secret { metadata, type_: secret.type_.clone(), data: Some(values.into_data()), ..Secret::default() });
+        }
+    }
+    Ok(renewed)
 }
 
 struct Authorities {

@@ -5,27 +5,27 @@
 //! users wait for.
 
 use crate::addons::Settings;
-use crate::apply::{Applier, ApplyError, HostObject};
-use crate::host::Stores;
-use crate::model::{Endpoint, ValidatedCluster, names};
+use crate::apply::{Applier, ApplyError, HostObject, Ownership, ownership};
+use crate::model::{Endpoint, ValidatedCluster, host_url, keys, names};
 use crate::pki::PkiPolicy;
 use crate::pki::{Pki, PkiSecrets};
 use crate::reconcile::build;
 use crate::reconcile::build::{Applied, Prepared, Resources};
-use crate::reconcile::dereference::Dereferenced;
+use crate::reconcile::dereference::{DereferenceError, Dereferenced};
 use crate::reconcile::error::Error;
-use crate::reconcile::subject::Subject;
+use crate::reconcile::subject::Identity;
 use crate::state::Context;
 use crate::tenant::observe::Observation;
-use crate::tenant::{ConnectError, Target};
+use crate::tenant::{ConnectError, Target, Tenant};
 use crate::{addons, pki};
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
-use nestling_crds::labels;
+use kube::runtime::reflector::ObjectRef;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 /// A cluster as it is on the host.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct OnHost {
 }
 
 pub(crate) async fn apply(cluster: &ValidatedCluster, reads: &Dereferenced, ctx: &Context) -> Result<OnHost, Error> {
-    let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &cluster.uid };
+    let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &cluster.uid, adopt: cluster.adopt.as_deref() };
     let service = applier.apply(build::service(cluster)).await?;
     let endpoint = Endpoint::from_service(cluster, &service).ok_or(Error::NoAddress)?;
     let policy = PkiPolicy { leaf_lifetime: ctx.config.leaf_lifetime, ca_lifetime: ctx.config.ca_lifetime };
@@ -142,23 +142,15 @@ async fn if_wanted<K: HostObject>(object: Option<K>, namespace: &str, name: &str
     }
 }
 
-/// The cluster's control-plane pods.
-pub(crate) fn pods(cluster: &ValidatedCluster, stores: &Stores) -> Vec<Arc<Pod>> {
-    stores.pods.state_filter(|pod| pod.labels().get(labels::TENANT).is_some_and(|tenant| tenant == cluster.uid.as_str()))
-}
-
 /// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is
 /// observed.
 pub(crate) async fn apply_addons(
-    subject: &Subject,
+    id: &Identity,
     cluster: &ValidatedCluster,
     host: &OnHost,
     ctx: &Context,
 ) -> Result<(Observation, Result<(), ApplyError>), ConnectError> {
-    let (queue, reference, ca) = (ctx.queue.clone(), subject.reference.clone(), &host.pki.secrets.ca);
-    let target = Target { cluster: subject.reference.to_string(), url: &host.endpoint.host_url, ca, ca_bundle: &host.pki.ca_bundle };
-    let changed = move || queue.add(reference.clone());
-    let tenant = ctx.state.connect(&cluster.uid, &target, &ctx.guard, changed, Timestamp::now())?;
+    let tenant = connect(id, &host.endpoint.host_url, &host.pki.secrets.ca, &host.pki.ca_bundle, ctx)?;
     let observation = tenant.observation.borrow().clone();
     if !observation.api_answered {
         return Ok((observation, Ok(())));
@@ -172,4 +164,46 @@ pub(crate) async fn apply_addons(
     };
     let applied = addons::apply(&tenant.client, &cluster.uid, &ctx.state, &settings, ctx.config.resync.unsigned_abs()).await;
     Ok((observation, applied))
+}
+
+fn connect(id: &Identity, url: &str, ca: &Secret, ca_bundle: &str, ctx: &Context) -> Result<Tenant, ConnectError> {
+    let (queue, reference) = (ctx.queue.clone(), id.reference.clone());
+    let target = Target { cluster: id.reference.to_string(), url, ca, ca_bundle };
+    ctx.state.connect(&id.uid, &target, &ctx.guard, move || queue.add(reference.clone()), Timestamp::now())
+}
+
+/// What is observed in a tenant whose spec is not carried out; `None` if it has no API yet.
+pub(crate) async fn observe(id: &Identity, ctx: &Context) -> Result<Option<Observation>, Error> {
+    let service = ctx.stores.services.get(&ObjectRef::new(&names::apiserver(&id.name)).within(&id.namespace));
+    let Some(url) = service.as_deref().and_then(host_url) else { return Ok(None) };
+    let name = names::ca(&id.name);
+    let ca = ctx.state.secret(&id.uid, &id.namespace, &name).await.map_err(|source| DereferenceError::Secret { name, source })?;
+    let Some(ca) = ca.filter(|ca| is_own(&ca.metadata, id, ctx)) else { return Ok(None) };
+    let bundle = ca.data.as_ref().and_then(|data| data.get(keys::CA)).map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned());
+    let Some(bundle) = bundle else { return Ok(None) };
+    let tenant = connect(id, &url, &ca, &bundle, ctx)?;
+    let observation = tenant.observation.borrow().clone();
+    Ok(Some(observation))
+}
+
+/// Renews the certificates of a cluster whose spec is not carried out, each for what it says already. Returns when the next
+/// one is due.
+pub(crate) async fn renew(id: &Identity, ctx: &Context) -> Result<Timestamp, Error> {
+    let mut existing = BTreeMap::new();
+    for name in pki::secret_names(&id.name) {
+        let secret = ctx.state.secret(&id.uid, &id.namespace, &name).await;
+        let secret = secret.map_err(|source| DereferenceError::Secret { name: name.clone(), source })?;
+        existing.extend(secret.filter(|secret| is_own(&secret.metadata, id, ctx)).map(|secret| (name, (*secret).clone())));
+    }
+    let pki::Renewed { secrets, renew_at } = pki::renew(&id.name, &ctx.installation, &existing, Timestamp::now())?;
+    let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &id.uid, adopt: None };
+    for secret in secrets {
+        tracing::info!(cluster = %id.reference, secret = secret.name_any(), "certificates renewed although the spec is not carried out");
+        applier.apply(secret).await?;
+    }
+    Ok(renew_at)
+}
+
+fn is_own(meta: &ObjectMeta, id: &Identity, ctx: &Context) -> bool {
+    ownership(meta, &id.uid, None, &ctx.stores) == Ownership::Own
 }

@@ -1,6 +1,7 @@
 //! Step one: everything that the later steps need to know of the world, read before anything is decided. All of it comes
 //! from the stores, but for the contents of Secrets.
 
+use crate::apply::{ApplyError, Ownership, ownership};
 use crate::conditions::is_ready;
 use crate::host::Stores;
 use crate::model::HostNode;
@@ -9,12 +10,13 @@ use crate::model::names;
 use crate::model::names::PINNED_NODE;
 use crate::pki;
 use crate::pki::installation::InstallationCas;
+use crate::reconcile::retained;
 use crate::reconcile::subject::Subject;
 use crate::state::Context;
 use futures::future::try_join_all;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 use nestling_crds::labels;
@@ -37,6 +39,10 @@ pub struct Dereferenced {
     pub host_nodes: Vec<HostNode>,
     /// Where a `SingleNode` cluster lives already.
     pub pinned_node: Option<NodeName>,
+    /// Retained volume claims that the cluster is to take over.
+    pub adopted: Vec<PersistentVolumeClaim>,
+    /// Service range of the cluster whose data is taken over.
+    pub adopted_range: Option<String>,
     /// The cluster's existing PKI Secrets, by name.
     pub secrets: BTreeMap<String, Secret>,
     /// The user's Secret with the encryption configuration, if the spec names one and it exists. Read each time: it is not
@@ -77,6 +83,11 @@ pub(crate) enum DereferenceError {
         #[source]
         source: kube::Error,
     },
+    /// It is in the way, or being deleted.
+    #[error(transparent)]
+    Object(#[from] ApplyError),
+    #[error("Secret {secret} is gone")]
+    KeysLost { secret: String },
     #[error("cannot read StatefulSet {name}")]
     StatefulSet {
         name: String,
@@ -86,22 +97,37 @@ pub(crate) enum DereferenceError {
 }
 
 pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
-    let (namespace, stores) = (&subject.namespace, &ctx.stores);
-    let secrets = try_join_all(pki::secret_names(&subject.name).map(|name| async move {
-        match ctx.state.secret(&subject.uid, namespace, &name).await {
+    let (namespace, stores) = (&subject.id.namespace, &ctx.stores);
+    let secrets = try_join_all(pki::secret_names(&subject.id.name).map(|name| async move {
+        match ctx.state.secret(&subject.id.uid, namespace, &name).await {
             Ok(secret) => Ok(secret.map(|secret| (name, (*secret).clone()))),
             Err(source) => Err(DereferenceError::Secret { name, source }),
         }
     }));
     let running = running(subject, stores);
     let may_change_version = may_change_version(subject, &running, ctx);
+    let secrets: BTreeMap<String, Secret> = secrets.await?.into_iter().flatten().collect();
+    let adopt = subject.vc.spec.etcd.adopt.as_deref();
+    for (name, secret) in &secrets {
+        // Keys of another cluster are not built on, not even before they would be refused.
+        match ownership(&secret.metadata, &subject.id.uid, adopt, stores) {
+            Ownership::Own | Ownership::Adoptable => {}
+            other => return Err(other.refusal(format!("Secret {name}"), &secret.metadata).into()),
+        }
+    }
+    let ca = secrets.get(&names::ca(&subject.id.name)).filter(|_| adopt.is_some());
+    let adopted_range = ca.and_then(|ca| ca.annotations().get(labels::SERVICE_RANGE).cloned());
+    let adopted = retained::claims(subject, ctx).await?;
+    keys_are_there(subject, &secrets, !adopted.is_empty(), stores)?;
     Ok(Dereferenced {
         running,
         may_change_version,
         encryption: encryption(subject, ctx).await?,
-        secrets: secrets.await?.into_iter().flatten().collect(),
+        secrets,
+        adopted,
+        adopted_range,
         host_ranges: host_ranges(stores),
-        taken: taken(stores, &subject.uid),
+        taken: taken(stores, &subject.id.uid),
         host_nodes: stores.nodes.state().iter().map(|node| HostNode::from(&**node)).collect(),
         pinned_node: pinned_node(subject, ctx).await?,
         installation: ctx.installation.clone(),
@@ -112,11 +138,11 @@ fn running(subject: &Subject, stores: &Stores) -> Running {
     let version = |labels: &BTreeMap<String, String>| labels.get(labels::VERSION)?.parse::<Version>().ok();
     let has_api_server = |pod: &Pod| {
         let of = |label: &str| pod.labels().get(label).map(String::as_str);
-        of(labels::TENANT) == Some(subject.uid.as_str())
+        of(labels::TENANT) == Some(subject.id.uid.as_str())
             && matches!(of(labels::COMPONENT), Some(component::APISERVER | component::CONTROL_PLANE))
     };
     let api_servers = stores.pods.state_filter(has_api_server).iter().map(|pod| (version(pod.labels()), is_ready(pod))).collect();
-    let deployment = stores.deployments.get(&ObjectRef::new(&names::controllers(&subject.name)).within(&subject.namespace));
+    let deployment = stores.deployments.get(&ObjectRef::new(&names::controllers(&subject.id.name)).within(&subject.id.namespace));
     let controllers = deployment.and_then(|deployment| {
         let image = deployment.annotations().get(names::CLOUD_CONTROLLER_IMAGE)?.clone();
         Some((version(deployment.labels())?, image))
@@ -137,15 +163,29 @@ fn may_change_version(subject: &Subject, running: &Running, ctx: &Context) -> bo
         let changes = other.status.as_ref()?.conditions.iter().any(|condition| condition.reason == CHANGING_VERSION);
         changes.then(|| other.uid().map(TenantUid::new))?
     });
-    ctx.state.change_version(&subject.uid, under_way, asks, others.collect(), ctx.config.max_concurrent_rollouts)
+    ctx.state.change_version(&subject.id.uid, under_way, asks, others.collect(), ctx.config.max_concurrent_rollouts)
 }
 
 async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, DereferenceError> {
     let encryption = subject.vc.spec.control_plane.api_server.encryption.as_ref();
     let Some(reference) = encryption.and_then(|encryption| encryption.secret_ref.as_ref()) else { return Ok(None) };
-    let api: Api<Secret> = Api::namespaced(ctx.host.clone(), &subject.namespace);
+    let api: Api<Secret> = Api::namespaced(ctx.host.clone(), &subject.id.namespace);
     let name = &reference.name;
     api.get_opt(name).await.map_err(|source| DereferenceError::Secret { name: name.clone(), source })
+}
+
+/// Authorities and keys are made once. Where there is data that was made with them, their loss is not repaired silently: new
+/// ones would cut off everybody who trusts or holds the old ones.
+fn keys_are_there(subject: &Subject, secrets: &BTreeMap<String, Secret>, adopts: bool, stores: &Stores) -> Result<(), DereferenceError> {
+    let name = &subject.id.name;
+    let set = |set: String| stores.stateful_sets.get(&ObjectRef::new(&set).within(&subject.id.namespace));
+    let has_data = adopts || set(names::control_plane(name)).or_else(|| set(names::etcd(name))).is_some();
+    let may_replace = subject.vc.annotations().get(labels::NEW_KEYS).is_some_and(|value| value == "true");
+    let lost = [names::ca(name), names::service_account_keys(name)].into_iter().find(|name| !secrets.contains_key(name));
+    match lost {
+        Some(secret) if has_data && !may_replace => Err(DereferenceError::KeysLost { secret }),
+        _ => Ok(()),
+    }
 }
 
 fn host_ranges(stores: &Stores) -> Vec<IpNet> {
@@ -181,12 +221,12 @@ async fn pinned_node(subject: &Subject, ctx: &Context) -> Result<Option<NodeName
     if subject.vc.spec.topology != Topology::SingleNode {
         return Ok(None);
     }
-    let name = names::control_plane(&subject.name);
+    let name = names::control_plane(&subject.id.name);
     let pin = |set: &StatefulSet| set.annotations().get(PINNED_NODE).map(NodeName::new);
-    if let Some(set) = ctx.stores.stateful_sets.get(&ObjectRef::new(&name).within(&subject.namespace)) {
+    if let Some(set) = ctx.stores.stateful_sets.get(&ObjectRef::new(&name).within(&subject.id.namespace)) {
         return Ok(pin(&set));
     }
-    let api: Api<StatefulSet> = Api::namespaced(ctx.host.clone(), &subject.namespace);
+    let api: Api<StatefulSet> = Api::namespaced(ctx.host.clone(), &subject.id.namespace);
     let set = api.get_opt(&name).await.map_err(|source| DereferenceError::StatefulSet { name, source })?;
     Ok(set.as_ref().and_then(pin))
 }
@@ -196,6 +236,7 @@ mod tests {
     use super::*;
     use crate::host::Stores;
     use crate::host::testing::cluster;
+    use crate::reconcile::subject;
     use crate::state::testing::context;
     use nestling_runtime::testing::ApiServer;
     use serde_json::json;
@@ -207,7 +248,7 @@ mod tests {
         cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": spec}));
         let api = ApiServer::new();
         let ctx = context(&api.client(), stores.clone());
-        let subject = Subject::new(&stores.clusters.state()[0], &ctx).unwrap();
+        let subject = subject::read(&stores.clusters.state()[0], &ctx).unwrap().1.unwrap();
         let read = async || dereference(&subject, &ctx).await.unwrap().encryption;
         assert!(read().await.is_none());
         // Not ours: no label, and so in no watch.

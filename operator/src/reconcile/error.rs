@@ -4,10 +4,11 @@ use crate::apply::ApplyError;
 use crate::host::client::Refused;
 use crate::pki::PkiError;
 use crate::reconcile::dereference::DereferenceError;
+use crate::reconcile::retained::SettleError;
 use crate::reconcile::subject::DecodeError;
 use crate::reconcile::validate::Invalid;
 use crate::tenant::ConnectError;
-use nestling_crds::names::WorkloadNamespace;
+use nestling_crds::labels;
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -18,7 +19,14 @@ pub(crate) enum Error {
     #[error("{}", list(.0))]
     Invalid(Vec<Invalid>),
     #[error("cannot read what the cluster depends on")]
-    Dereference(#[from] DereferenceError),
+    Dereference(#[source] DereferenceError),
+    /// Data exists that was made with the keys.
+    #[error(
+        "Secret {secret} is gone, but the data that it belongs to is there: restore it from a backup, or, if new keys may replace it \
+         (clients with the old certificates or tokens are cut off), annotate the VirtualCluster with {}=true",
+        labels::NEW_KEYS
+    )]
+    KeysLost { secret: String },
     #[error("cannot make the cluster's certificates")]
     Pki(#[from] PkiError),
     #[error("cannot set up the cluster on the host")]
@@ -44,18 +52,32 @@ pub(crate) enum CleanupError {
     AddFinalizer(#[source] kube::Error),
     #[error("cannot remove the finalizer")]
     RemoveFinalizer(#[source] kube::Error),
+    #[error("cannot read the VirtualCluster")]
+    Read(#[source] kube::Error),
+    #[error("cannot settle what becomes of the data")]
+    Settle(#[from] SettleError),
     #[error("cannot read namespace {name}")]
     ReadNamespace {
-        name: WorkloadNamespace,
+        name: String,
         #[source]
         source: kube::Error,
     },
     #[error("cannot delete namespace {name}")]
     DeleteNamespace {
-        name: WorkloadNamespace,
+        name: String,
         #[source]
         source: kube::Error,
     },
+}
+
+impl From<DereferenceError> for Error {
+    fn from(error: DereferenceError) -> Self {
+        match error {
+            DereferenceError::Object(error) => Self::Apply(error),
+            DereferenceError::KeysLost { secret } => Self::KeysLost { secret },
+            error @ (DereferenceError::Secret { .. } | DereferenceError::StatefulSet { .. }) => Self::Dereference(error),
+        }
+    }
 }
 
 fn list(invalid: &[Invalid]) -> String {
@@ -69,7 +91,8 @@ impl Error {
             Self::Invalid(_) => "Invalid",
             Self::Dereference(_) => "DereferenceFailed",
             Self::Pki(_) => "CertificatesFailed",
-            Self::Apply(ApplyError::Foreign { .. }) => "NameConflict",
+            Self::KeysLost { .. } => "KeysLost",
+            Self::Apply(ApplyError::Foreign { .. } | ApplyError::Retained { .. }) => "NameConflict",
             Self::Apply(ApplyError::Terminating { .. }) => "WaitingForDeletion",
             Self::Apply(_) => "ApplyFailed",
             Self::NoAddress => "NoAddress",
@@ -84,6 +107,18 @@ impl Error {
     /// Whether it passes by itself.
     pub(crate) fn is_a_wait(&self) -> bool {
         matches!(self, Self::Apply(ApplyError::Terminating { .. }))
+    }
+
+    /// Whether it stays until somebody changes the `VirtualCluster` or what is in its way.
+    pub(crate) fn needs_intervention(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid(_)
+                | Self::DecodeFailed(_)
+                | Self::KeysLost { .. }
+                | Self::Apply(ApplyError::Foreign { .. } | ApplyError::Retained { .. })
+                | Self::Pki(PkiError::UnusableAuthority { .. } | PkiError::AuthorityExpired { .. })
+        )
     }
 
     /// Whether only a change of the `VirtualCluster` can help.

@@ -8,14 +8,17 @@
 //! | apply | [`mod@apply`] | host API | the objects as they are; then the add-ons in the tenant |
 //! | status | [`status`] | none, then one write | what people see |
 //!
-//! [`cleanup`] is the way back: what owner references cannot remove. Whatever fails, the status says so.
+//! A cluster that is paused, invalid or failing is not changed, but it goes on: it is observed, its certificates are renewed
+//! ([`mod@apply`]), and the status says what is. [`cleanup`] is the way back: what owner references cannot remove.
+//! [`retained`] is the data that outlives a cluster. Both know no more of it than its identity.
 
 pub(crate) mod apply;
 pub(crate) mod build;
-pub(crate) mod cleanup;
+mod cleanup;
 pub(crate) mod dereference;
 mod error;
-pub(crate) mod status;
+mod retained;
+mod status;
 pub(crate) mod subject;
 pub(crate) mod validate;
 
@@ -24,41 +27,52 @@ pub(crate) use error::Error;
 use crate::host::Cluster;
 use crate::state::Context;
 use jiff::Timestamp;
+use kube::Resource as _;
 use kube::runtime::controller::Action;
-use status::{Outcome, Progress};
+use nestling_runtime::error::chain;
+use status::{Observed, Outcome, Progress};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use subject::Subject;
 
-/// A reconcile that takes longer is given up and tried again: every call has its own time-out, but there are many.
+/// Steps that take longer are given up and tried again: every call has its own time-out, but there are many.
 const LIMIT: Duration = Duration::from_secs(120);
+/// The same for what goes on when the steps have failed.
+const UPKEEP: Duration = Duration::from_secs(60);
 /// A cluster on its way is looked at again after so long, should a watch have missed something.
 const ON_THE_WAY: Duration = Duration::from_secs(15);
 
 /// Brings one cluster as far as it gets now.
 pub(crate) async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Result<Action, Error> {
     let _measure = ctx.metrics.measure();
-    let subject = Subject::new(&cluster, &ctx)?;
-    let result = match tokio::time::timeout(LIMIT, Box::pin(turn(&subject, &ctx))).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::ReconcileTimeout(LIMIT)),
+    let (id, subject) = subject::read(&cluster, &ctx)?;
+    let result = if cluster.meta().deletion_timestamp.is_some() {
+        within(LIMIT, Box::pin(cleanup::clean_up(&id, subject.as_ref().ok(), &ctx))).await
+    } else {
+        Box::pin(turn(&subject?, &ctx)).await
     };
     if result.is_ok() {
-        ctx.backoff.succeeded(&subject.reference);
+        ctx.backoff.succeeded(&id.reference);
     }
     result
 }
 
+/// Boxed, as every step is: together their futures are larger than the stack of a thread bears.
+async fn within<T>(limit: Duration, future: Pin<Box<dyn Future<Output = Result<T, Error>> + Send + '_>>) -> Result<T, Error> {
+    match tokio::time::timeout(limit, future).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::ReconcileTimeout(limit)),
+    }
+}
+
 async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
-    if subject.is_deleting() {
-        return cleanup::clean_up(subject, ctx).await;
-    }
     if subject.vc.spec.paused {
-        status::write(subject, &Outcome::Paused, ctx).await?;
-        return Ok(Action::await_change());
+        let (observed, renew_at) = upkeep(subject, ctx).await;
+        status::write(subject, &Outcome::Paused(&observed), ctx).await?;
+        return Ok(Action::requeue(next_look(true, renew_at, ctx)));
     }
-    cleanup::ensure_finalizer(subject, ctx).await?;
-    match Box::pin(steps(subject, ctx)).await {
+    match within(LIMIT, Box::pin(steps(subject, ctx))).await {
         Ok(progress) => {
             let at_rest = status::write(subject, &Outcome::Built(&progress), ctx).await?;
             let at_rest = at_rest && progress.cluster.version_change.is_none();
@@ -66,9 +80,10 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
             Ok(Action::requeue(next_look(at_rest, progress.renew_at, ctx)))
         }
         Err(error) => {
+            let (observed, _) = upkeep(subject, ctx).await;
             // What went wrong matters more than that it could not be written down.
-            if let Err(unwritten) = status::write(subject, &Outcome::Failed(&error), ctx).await {
-                tracing::warn!(cluster = %subject.reference, error = &unwritten as &dyn std::error::Error, "cannot write the status");
+            if let Err(unwritten) = status::write(subject, &Outcome::Failed(&error, &observed), ctx).await {
+                tracing::warn!(cluster = %subject.id.reference, error = chain(&unwritten), "cannot write the status");
             }
             Err(error)
         }
@@ -76,14 +91,44 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
 }
 
 async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
-    let reads = dereference::dereference(subject, ctx).await?;
+    cleanup::ensure_finalizer(subject, ctx).await?;
+    let reads = Box::pin(dereference::dereference(subject, ctx)).await?;
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
-    let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.uid))?;
+    let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
     status::claim(subject, &cluster, ctx).await?;
-    let host = apply::apply(&cluster, &reads, ctx).await?;
-    let (observation, inside) = apply::apply_addons(subject, &cluster, &host, ctx).await?;
-    let pods = apply::pods(&cluster, &ctx.stores);
-    Ok(Progress { renew_at: host.pki.renew_at, cluster, host, pods, observation, inside: inside.map_err(Error::Tenant) })
+    retained::take_over(&subject.id, &reads.adopted, ctx).await?;
+    let host = Box::pin(apply::apply(&cluster, &reads, ctx)).await?;
+    let (inside, applied) = Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?;
+    let observed = Observed::applied(&cluster, &host, inside, &ctx.stores);
+    Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
+}
+
+/// What goes on whatever the spec says: what runs is observed, and its certificates are renewed for what they say already.
+/// Returns when the next one is due.
+async fn upkeep(subject: &Subject, ctx: &Context) -> (Observed, Timestamp) {
+    let work = async {
+        let renewed = Box::pin(apply::renew(&subject.id, ctx)).await;
+        let inside = Box::pin(apply::observe(&subject.id, ctx)).await;
+        Ok((renewed, inside))
+    };
+    let (renewed, inside) = match within(UPKEEP, Box::pin(work)).await {
+        Ok(done) => done,
+        Err(timeout) => (Err(timeout), Ok(None)),
+    };
+    let warn = |error: &Error, what| {
+        if !error.is_lost_lease() {
+            tracing::warn!(cluster = %subject.id.reference, error = chain(error), "{what}; retrying with the next reconcile");
+        }
+    };
+    let inside = inside.unwrap_or_else(|error| {
+        warn(&error, "cannot observe the tenant");
+        None
+    });
+    let renew_at = renewed.unwrap_or_else(|error| {
+        warn(&error, "cannot renew the tenant's certificates");
+        Timestamp::now() + ON_THE_WAY
+    });
+    (Observed::stored(subject, inside, &ctx.stores), renew_at)
 }
 
 /// When a cluster is looked at again if nothing changes.
@@ -92,3 +137,6 @@ fn next_look(at_rest: bool, renew_at: Timestamp, ctx: &Context) -> Duration {
     let renewal = Duration::try_from(renew_at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
     resync.min(renewal).max(Duration::from_secs(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@ use crate::host::Writers;
 use crate::host::testing::{cluster, put};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::runtime::watcher::Event;
 use nestling_runtime::testing::{ApiServer, Fault};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ fn vc(metadata: &Value) -> Value {
 async fn agents_get_what_they_need() {
     let (stores, _writers, state, _) = world();
     let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
-    assert!(taken.complete);
+    assert!(taken.undescribed.is_empty());
     let assignment = &taken.tenants[&TenantUid::new("vc-1")];
     let expected = api::Tenant {
         uid: "vc-1".into(),
@@ -73,14 +73,14 @@ async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
     let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     api.inject("get", "secrets", usize::MAX, Fault::Status(500));
     let after = snapshot(&stores, &state, &before).await;
-    assert_eq!((after.tenants, after.complete), (before.tenants.clone(), true));
+    assert_eq!((after.tenants, after.undescribed.len()), (before.tenants.clone(), 0));
     // Also when its Service is gone for a moment.
     let service: Service = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-apiserver"}})).unwrap();
     writers.services.apply_watcher_event(&Event::Delete(service));
     assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
-    // A replica that has just started has an incomplete snapshot.
+    // A replica that has just started can only say that it exists.
     let fresh = snapshot(&stores, &state, &TenantSnapshot::default()).await;
-    assert!(!fresh.complete && fresh.tenants.is_empty());
+    assert_eq!((fresh.undescribed, fresh.tenants.len()), ([TenantUid::new("vc-1")].into(), 0));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_cluster_that_this_build_cannot_decode_does_not_count_as_gone() {
     let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {"topology": "Ring"}}));
     assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
-    assert!(!snapshot(&stores, &state, &TenantSnapshot::default()).await.complete);
+    assert_eq!(snapshot(&stores, &state, &TenantSnapshot::default()).await.undescribed, [TenantUid::new("vc-1")].into());
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn a_cluster_being_deleted_leaves_at_once() {
     let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, vc(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})));
     let after = snapshot(&stores, &state, &before).await;
-    assert!(after.complete && after.tenants.is_empty());
+    assert!(after.undescribed.is_empty() && after.tenants.is_empty());
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ pub(super) const PEER_PORT: i32 = 2380;
 /// Plain HTTP, for probes and metrics; shows nothing of the data.
 pub(super) const METRICS_PORT: i32 = 2381;
 
-pub(super) const DATA_VOLUME: &str = "data";
 const CERTS_VOLUME: &str = "etcd-certs";
 /// Counts restores of the data. Cluster and member IDs are derived from URLs and this token, so a restored etcd must not
 /// have the token of the one it came from.
@@ -103,7 +102,7 @@ pub(super) fn container(cluster: &ValidatedCluster) -> Container {
         env: Some([own, go_env(&resources)].concat()),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
         resources: Some(resources),
-        volume_mounts: Some(vec![mounts::mount(CERTS_VOLUME, CERTIFICATES), mounts::writable(DATA_VOLUME, DATA)]),
+        volume_mounts: Some(vec![mounts::mount(CERTS_VOLUME, CERTIFICATES), mounts::writable(names::DATA_VOLUME, DATA)]),
         // No startup probe: beside an apiserver it would hold the apiserver back. The delay covers the reading of a large
         // database, during which nothing listens.
         liveness_probe: Some(http("/livez", 10, 15, 8, 120).into()),

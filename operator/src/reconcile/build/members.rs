@@ -96,7 +96,7 @@ fn retention(policy: DeletionPolicy) -> &'static str {
 fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
     let Storage::Memory { bytes } = &cluster.etcd.storage else { return None };
     Some(Volume {
-        name: etcd::DATA_VOLUME.to_owned(),
+        name: names::DATA_VOLUME.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: Some("Memory".to_owned()),
             size_limit: Some(Quantity(format!("{}Mi", bytes.div_ceil(1 << 20)))),
@@ -106,11 +106,12 @@ fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
     })
 }
 
-/// No labels and no owner: the template of a claim is immutable.
+/// No labels and no owner: the template of a claim is immutable. The controller of the StatefulSet labels each claim with the
+/// selector, and so with the tenant.
 fn claim(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaim> {
     let Storage::Volume { size, class } = &cluster.etcd.storage else { return None };
     Some(PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some(etcd::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(names::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
         spec: Some(PersistentVolumeClaimSpec {
             access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
             storage_class_name: class.clone(),

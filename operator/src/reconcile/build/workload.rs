@@ -21,14 +21,19 @@ pub(super) fn namespace(cluster: &ValidatedCluster) -> Namespace {
         PodSecurity::Baseline => "baseline",
         PodSecurity::Restricted => "restricted",
     };
-    let mut labels = metadata::labels(cluster);
-    labels.extend(metadata::strings([
+    let mut all = metadata::labels(cluster);
+    all.extend(metadata::strings([
         (ENFORCE, level),
         (CLUSTER_NAMESPACE, cluster.namespace.as_str()),
         (labels::COMPONENT, metadata::component::WORKLOAD),
     ]));
     Namespace {
-        metadata: ObjectMeta { name: Some(cluster.workload_namespace.to_string()), labels: Some(labels), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(cluster.workload_namespace.to_string()),
+            labels: Some(all),
+            annotations: Some(metadata::strings([(labels::OWNER_UID, cluster.uid.as_str())])),
+            ..ObjectMeta::default()
+        },
         ..Namespace::default()
     }
 }

@@ -1,7 +1,7 @@
 //! The whole status out of what was applied and observed. Pure.
 
 use super::exposure::exposed;
-use super::progress::{Outcome, Progress, Replicas, available};
+use super::progress::{Observed, Outcome, Progress, available};
 use crate::conditions::{ConditionState, condition};
 use crate::model::VersionChange;
 use crate::pki::expiries;
@@ -10,7 +10,7 @@ use crate::tenant::observe::Dns;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
-use nestling_crds::v1alpha1::{AddonMode, EtcdStatus, KubeconfigRef, Phase, VirtualClusterStatus, conditions};
+use nestling_crds::v1alpha1::{EtcdStatus, KubeconfigRef, NodeSelector, Phase, VirtualClusterStatus, conditions};
 use nestling_runtime::error::chain;
 
 /// Of all conditions, those that a cluster must have to be `Ready`, in the order in which they come true.
@@ -24,151 +24,190 @@ const NEEDED: [&str; 6] = [
 ];
 
 /// The status after this outcome. Fields that an outcome has no bearing on stay as they were.
+///
+/// It reads under kstatus (cli-utils) as what it is: `observedGeneration` is behind, or `Reconciling` or `Stalled` is true,
+/// unless the newest generation is carried out.
 pub(crate) fn compute(
     previous: &VirtualClusterStatus,
     generation: Option<i64>,
     outcome: &Outcome<'_>,
     now: Timestamp,
 ) -> VirtualClusterStatus {
-    let mut status = VirtualClusterStatus { observed_generation: generation, ..previous.clone() };
-    let mut changes: Vec<(&str, ConditionState)> = Vec::new();
+    let mut status = previous.clone();
+    // About the spec, and so of its generation; and about what runs.
+    let mut spec: Vec<(&str, ConditionState)> = Vec::new();
+    let mut parts: Vec<(&str, ConditionState)> = Vec::new();
     match outcome {
         Outcome::Built(progress) => {
-            facts(&mut status, progress);
-            changes = built(progress, previous);
-            status.phase = Some(if is(&changes, conditions::READY) {
-                Phase::Ready
-            } else if is(&changes, conditions::DEGRADED) {
-                Phase::Degraded
-            } else {
-                Phase::Provisioning
-            });
-        }
-        Outcome::Failed(Error::Invalid(invalid)) => {
-            let message = chain(&Error::Invalid(invalid.clone()));
-            changes.push((conditions::VALID, ConditionState::no("Invalid", message.clone())));
-            changes.push((conditions::PROGRESSING, ConditionState::no("Invalid", "waiting for a change of the spec")));
-            // What runs keeps running with the last valid spec.
-            if !was_ready(previous) {
-                changes.push((conditions::READY, ConditionState::no("Invalid", message)));
-                status.phase = Some(Phase::Invalid);
+            let Progress { cluster, host, observed, inside, renew_at: _ } = *progress;
+            status.observed_generation = generation;
+            if let Some(version) = observed.api_server_version() {
+                status.version = Some(version.to_string());
             }
+            status.release = Some(cluster.release.clone());
+            status.endpoint = Some(host.endpoint.url.clone());
+            status.kubeconfig_ref =
+                Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
+            status.workload_namespace = Some(cluster.workload_namespace.to_string());
+            status.service_cidrs = vec![cluster.service_cidr.to_string()];
+            status.certificates = expiries(&host.pki.secrets);
+            let selector = &cluster.node_selector;
+            parts = observe(&mut status, observed, inside.as_ref().err(), Some(selector));
+            parts.push((conditions::EXPOSED, exposed(&cluster.expose, &host.service)));
+            let ready = ready(&parts);
+            spec.push((conditions::VALID, ConditionState::yes("Accepted", "")));
+            spec.push((conditions::PROGRESSING, progressing(observed, cluster.version_change.as_ref(), &ready)));
+            parts.push((conditions::DEGRADED, degraded(observed, inside.as_ref().err(), previous, &ready)));
+            parts.push((conditions::READY, ready));
+            status.phase = Some(phase(&parts));
         }
-        Outcome::Failed(error) => {
+        Outcome::Failed(error, observed) => {
+            parts = observe_unchanged(&mut status, observed);
             let message = chain(*error);
-            if !was_ready(previous) {
-                changes.push((conditions::READY, ConditionState::no(error.reason(), message.clone())));
-                status.phase = status.phase.filter(|phase| *phase == Phase::Degraded).or(Some(Phase::Provisioning));
+            let seen = ready(&parts);
+            // Of a cluster that does not exist yet the reason why is all there is to say.
+            let ready =
+                if seen.is_true() || observed.members.is_some() { seen } else { ConditionState::no(error.reason(), message.clone()) };
+            let is_wait = error.is_a_wait();
+            if error.needs_intervention() {
+                status.observed_generation = generation;
+                spec.push((conditions::PROGRESSING, ConditionState::no(error.reason(), "waiting for somebody to intervene")));
+                spec.push((conditions::STALLED, ConditionState::yes(error.reason(), message.clone())));
+            } else {
+                spec.push((conditions::PROGRESSING, ConditionState::yes(error.reason(), "retrying")));
             }
-            changes.push((conditions::PROGRESSING, ConditionState::yes(error.reason(), "retrying")));
-            if !error.is_a_wait() {
-                changes.push((conditions::DEGRADED, ConditionState::yes(error.reason(), message)));
+            if let Error::Invalid(_) = error {
+                spec.push((conditions::VALID, ConditionState::no("Invalid", message)));
+                // What runs keeps running with the last valid spec.
+                parts.push((conditions::DEGRADED, degraded(observed, None, previous, &ready)));
+            } else {
+                let state = if is_wait { degraded(observed, None, previous, &ready) } else { ConditionState::yes(error.reason(), message) };
+                parts.push((conditions::DEGRADED, state));
             }
+            status.phase = Some(match error {
+                _ if ready.is_true() => Phase::Ready,
+                _ if was_ready(previous) => Phase::Degraded,
+                Error::Invalid(_) => Phase::Invalid,
+                _ => Phase::Provisioning,
+            });
+            parts.push((conditions::READY, ready));
         }
-        Outcome::Paused => {
+        Outcome::Paused(observed) => {
+            parts = observe_unchanged(&mut status, observed);
+            let ready = ready(&parts);
+            spec.push((conditions::PROGRESSING, ConditionState::no("Paused", "spec.paused is true")));
+            parts.push((conditions::DEGRADED, degraded(observed, None, previous, &ready)));
+            parts.push((conditions::READY, ready));
             status.phase = Some(Phase::Paused);
-            changes.push((conditions::PROGRESSING, ConditionState::no("Paused", "spec.paused is true")));
         }
         Outcome::Deleting(remains) => {
             status.phase = Some(Phase::Deleting);
-            changes.push((conditions::READY, ConditionState::no("Deleting", *remains)));
-            changes.push((conditions::PROGRESSING, ConditionState::yes("Deleting", *remains)));
+            parts.push((conditions::READY, ConditionState::no("Deleting", *remains)));
+            spec.push((conditions::PROGRESSING, ConditionState::yes("Deleting", *remains)));
         }
     }
-    for (type_, state) in changes {
+    if let Some((_, state)) = spec.iter().find(|(type_, state)| *type_ == conditions::PROGRESSING && state.is_true()) {
+        spec.push((conditions::RECONCILING, state.clone()));
+    }
+    status.conditions.retain(|old| ![conditions::RECONCILING, conditions::STALLED].contains(&old.type_.as_str()));
+    let carried_out = status.observed_generation;
+    let all = spec.into_iter().map(|(type_, state)| (type_, state, generation));
+    for (type_, state, generation) in all.chain(parts.into_iter().map(|(type_, state)| (type_, state, carried_out))) {
         let next = condition(&previous.conditions, type_, &state, generation, now);
         put(&mut status.conditions, next);
     }
     status
 }
 
-fn facts(status: &mut VirtualClusterStatus, progress: &Progress) {
-    let Progress { cluster, host, observation, .. } = progress;
-    if let Some(version) = progress.api_server_version() {
-        status.version = Some(version.to_string());
-    }
-    status.release = Some(cluster.release.clone());
-    status.endpoint = Some(host.endpoint.url.clone());
-    status.kubeconfig_ref =
-        Some(KubeconfigRef { name: host.pki.secrets.admin_kubeconfig.name_any(), key: crate::model::keys::KUBECONFIG.into() });
-    status.workload_namespace = Some(cluster.workload_namespace.to_string());
-    status.service_cidrs = vec![cluster.service_cidr.to_string()];
-    status.certificates = expiries(&host.pki.secrets);
-    status.components = progress.components();
-    status.etcd = EtcdStatus { members: progress.members() };
-    if let Some(nodes) = &observation.nodes {
+/// Puts into the status what is observed, and returns the conditions of the parts. `selector` selects the host nodes that
+/// are to serve the tenant.
+fn observe(
+    status: &mut VirtualClusterStatus,
+    observed: &Observed,
+    inside: Option<&Error>,
+    selector: Option<&NodeSelector>,
+) -> Vec<(&'static str, ConditionState)> {
+    status.components = observed.components();
+    status.etcd = EtcdStatus { members: observed.members() };
+    if let Some(nodes) = &observed.inside.nodes {
         status.nodes = nodes.clone();
     }
-    let (_, api_server, _) = progress.api_server();
-    status.replicas = api_server.existing;
-    status.selector = selector(progress);
+    let (_, replicas, _) = observed.api_server();
+    status.replicas = replicas.existing;
+    status.selector = observed.selector().unwrap_or_else(|| status.selector.clone());
+    vec![
+        (conditions::ETCD_READY, observed.etcd()),
+        (conditions::API_SERVER_READY, api_server(observed)),
+        (conditions::CONTROLLERS_READY, available(observed.controllers())),
+        (conditions::NODES_READY, nodes(observed, selector)),
+        (conditions::ADDONS_READY, addons(observed, inside)),
+    ]
 }
 
-/// Selector of the pods that the scale subresource counts.
-fn selector(progress: &Progress) -> String {
-    let resources = &progress.host.resources;
-    let selector = match &resources.apiserver {
-        Some(deployment) => &deployment.spec.selector,
-        None => &resources.members.spec.selector,
-    };
-    let pairs: Vec<String> = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-    pairs.join(",")
+/// The same for a cluster that is left as it is: it is exposed as it was.
+fn observe_unchanged(status: &mut VirtualClusterStatus, observed: &Observed) -> Vec<(&'static str, ConditionState)> {
+    let exposed = status.conditions.iter().find(|condition| condition.type_ == conditions::EXPOSED).map(|condition| ConditionState {
+        status: Some(condition.status == "True"),
+        reason: condition.reason.clone(),
+        message: condition.message.clone(),
+    });
+    let mut parts = observe(status, observed, None, None);
+    parts.extend(exposed.map(|state| (conditions::EXPOSED, state)));
+    parts
 }
 
-fn built(progress: &Progress, previous: &VirtualClusterStatus) -> Vec<(&'static str, ConditionState)> {
-    let mut changes = vec![
-        (conditions::VALID, ConditionState::yes("Accepted", "")),
-        (conditions::ETCD_READY, progress.etcd()),
-        (conditions::API_SERVER_READY, api_server(progress)),
-        (conditions::CONTROLLERS_READY, available(progress.controllers())),
-        (conditions::NODES_READY, nodes(progress)),
-        (conditions::ADDONS_READY, addons(progress)),
-        (conditions::EXPOSED, exposed(&progress.cluster.expose, &progress.host.service)),
-    ];
-    let ready = match changes.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
+/// The summary of the parts.
+fn ready(parts: &[(&'static str, ConditionState)]) -> ConditionState {
+    match parts.iter().find(|(type_, state)| NEEDED.contains(type_) && !state.is_true()) {
         None => ConditionState::yes("Ready", ""),
         Some((type_, state)) => ConditionState::no(state.reason.clone(), format!("{type_}: {}", state.message)),
-    };
-    let progressing = progressing(progress, &ready);
-    let degraded = degraded(progress, previous, &ready);
-    changes.extend([(conditions::READY, ready), (conditions::PROGRESSING, progressing), (conditions::DEGRADED, degraded)]);
-    changes
+    }
+}
+
+fn phase(parts: &[(&'static str, ConditionState)]) -> Phase {
+    let is = |type_: &str| parts.iter().any(|(other, state)| *other == type_ && state.is_true());
+    if is(conditions::READY) {
+        Phase::Ready
+    } else if is(conditions::DEGRADED) {
+        Phase::Degraded
+    } else {
+        Phase::Provisioning
+    }
 }
 
 /// Ready pods, and an answer to the operator itself, at the address that agents use.
-fn api_server(progress: &Progress) -> ConditionState {
-    let state = available(progress.api_server());
-    if state.is_true() && !progress.observation.api_answered {
-        return ConditionState::no("WaitingForAnswer", format!("{} has not answered /readyz yet", progress.host.endpoint.host_url));
+fn api_server(observed: &Observed) -> ConditionState {
+    let state = available(observed.api_server());
+    if state.is_true() && !observed.inside.api_answered {
+        return ConditionState::no("WaitingForAnswer", "the Service of the API has not answered the operator's /readyz yet");
     }
     state
 }
 
-fn nodes(progress: &Progress) -> ConditionState {
-    match &progress.observation.nodes {
+fn nodes(observed: &Observed, selector: Option<&NodeSelector>) -> ConditionState {
+    match &observed.inside.nodes {
         None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
-        Some(nodes) if nodes.total == 0 => ConditionState::no("WaitingForNodes", no_nodes(progress)),
+        Some(nodes) if nodes.total == 0 => ConditionState::no("WaitingForNodes", no_nodes(selector)),
         Some(nodes) if nodes.ready == 0 => ConditionState::no("WaitingForNodes", format!("none of {} nodes is ready", nodes.total)),
         Some(nodes) => ConditionState::yes("Available", format!("{} of {} nodes are ready", nodes.ready, nodes.total)),
     }
 }
 
-fn no_nodes(progress: &Progress) -> String {
-    let selector = &progress.cluster.node_selector;
-    if selector.is_empty() {
-        return "no node agent has registered its node yet".into();
+fn no_nodes(selector: Option<&NodeSelector>) -> String {
+    match selector.filter(|selector| !selector.is_empty()) {
+        Some(selector) => format!("no node agent on a host node with {selector} has registered its node yet"),
+        None => "no node agent has registered its node yet".into(),
     }
-    format!("no node agent on a host node with {selector} has registered its node yet")
 }
 
-fn addons(progress: &Progress) -> ConditionState {
-    if let Err(error) = &progress.inside {
+fn addons(observed: &Observed, inside: Option<&Error>) -> ConditionState {
+    if let Some(error) = inside {
         return ConditionState::no(error.reason(), chain(error));
     }
-    if progress.cluster.core_dns.mode == AddonMode::Unmanaged {
+    if observed.dns_unmanaged {
         return ConditionState::yes("Unmanaged", "spec.addons.coreDNS.mode is Unmanaged");
     }
-    match &progress.observation.dns {
+    match &observed.inside.dns {
         None => ConditionState::unknown("WaitingForAPIServer", "the cluster's API has not answered yet"),
         Some(dns) if dns.available > 0 => ConditionState::yes("Available", "CoreDNS is available"),
         Some(dns) if !dns.exists => ConditionState::no("WaitingForCoreDNS", "CoreDNS has not been created yet"),
@@ -177,8 +216,8 @@ fn addons(progress: &Progress) -> ConditionState {
     }
 }
 
-fn progressing(progress: &Progress, ready: &ConditionState) -> ConditionState {
-    match &progress.cluster.version_change {
+fn progressing(observed: &Observed, change: Option<&VersionChange>, ready: &ConditionState) -> ConditionState {
+    match change {
         Some(VersionChange::UnderWay(message)) => return ConditionState::yes(conditions::CHANGING_VERSION, message.clone()),
         Some(VersionChange::Waiting(message)) if ready.is_true() => return ConditionState::yes("WaitingToChangeVersion", message.clone()),
         Some(VersionChange::Waiting(_)) | None => {}
@@ -186,9 +225,9 @@ fn progressing(progress: &Progress, ready: &ConditionState) -> ConditionState {
     if !ready.is_true() {
         return ConditionState::yes(&ready.reason, ready.message.clone());
     }
-    let (_, api_server, _) = progress.api_server();
-    let (_, controllers, _) = progress.controllers();
-    let members = Replicas::from(&progress.host.resources.members);
+    let (_, api_server, _) = observed.api_server();
+    let (_, controllers, _) = observed.controllers();
+    let members = observed.member_replicas();
     let rolling: Vec<&str> = [("etcd", members), ("kube-apiserver", api_server), ("controllers", controllers)]
         .into_iter()
         .filter_map(|(name, replicas)| (!replicas.is_rolled_out()).then_some(name))
@@ -201,8 +240,8 @@ fn progressing(progress: &Progress, ready: &ConditionState) -> ConditionState {
 }
 
 /// Something that was ready is not any more.
-fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &ConditionState) -> ConditionState {
-    if let Err(error) = &progress.inside
+fn degraded(observed: &Observed, inside: Option<&Error>, previous: &VirtualClusterStatus, ready: &ConditionState) -> ConditionState {
+    if let Some(error) = inside
         && was_ready(previous)
     {
         return ConditionState::yes(error.reason(), chain(error));
@@ -214,7 +253,7 @@ fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &Condit
             ConditionState::no("Starting", "")
         };
     }
-    match &progress.observation.nodes {
+    match &observed.inside.nodes {
         Some(nodes) if nodes.ready < nodes.total => {
             ConditionState::yes("NodesNotReady", format!("{} of {} nodes are not ready", nodes.total - nodes.ready, nodes.total))
         }
@@ -226,10 +265,6 @@ fn degraded(progress: &Progress, previous: &VirtualClusterStatus, ready: &Condit
 fn was_ready(status: &VirtualClusterStatus) -> bool {
     let is_true = |type_: &str| status.conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True");
     is_true(conditions::READY) || status.phase == Some(Phase::Degraded)
-}
-
-fn is(changes: &[(&str, ConditionState)], type_: &str) -> bool {
-    changes.iter().any(|(other, state)| *other == type_ && state.is_true())
 }
 
 fn put(conditions: &mut Vec<Condition>, next: Condition) {

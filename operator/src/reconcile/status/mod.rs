@@ -7,8 +7,9 @@ mod progress;
 mod version;
 
 pub(crate) use compute::compute;
-pub(crate) use progress::{Outcome, Progress};
+pub(crate) use progress::{Observed, Outcome, Progress};
 
+use crate::conditions::{ConditionState, condition};
 use crate::model::ValidatedCluster;
 use crate::reconcile::error::Error;
 use crate::reconcile::subject::Subject;
@@ -32,7 +33,7 @@ pub(crate) async fn write(subject: &Subject, outcome: &Outcome<'_>, ctx: &Contex
     }
     let regarding = subject.object_reference();
     for StatusEvent { is_warning, reason, note } in events(&previous.conditions, &next.conditions) {
-        tracing::info!(cluster = %subject.reference, reason, note, "status changed");
+        tracing::info!(cluster = %subject.id.reference, reason, note, "status changed");
         ctx.events.send(if is_warning { EventType::Warning } else { EventType::Normal }, &regarding, &reason, &note);
     }
     patch(subject, next, ctx).await?;
@@ -47,7 +48,13 @@ pub(crate) async fn claim(subject: &Subject, cluster: &ValidatedCluster, ctx: &C
     if previous.service_cidrs == ranges && previous.release.as_ref() == Some(&cluster.release) {
         return Ok(());
     }
+    let state = ConditionState::yes("Starting", "");
+    let mut shown = previous.conditions.clone();
+    // Without a condition, a status reads as one of an object that is done.
+    shown.retain(|old| old.type_ != conditions::RECONCILING);
+    shown.push(condition(&[], conditions::RECONCILING, &state, subject.vc.metadata.generation, Timestamp::now()));
     let next = VirtualClusterStatus {
+        conditions: shown,
         service_cidrs: ranges,
         workload_namespace: Some(cluster.workload_namespace.to_string()),
         release: Some(cluster.release.clone()),
@@ -60,21 +67,21 @@ pub(crate) async fn claim(subject: &Subject, cluster: &ValidatedCluster, ctx: &C
 }
 
 fn current(subject: &Subject, ctx: &Context) -> VirtualClusterStatus {
-    ctx.state.with(&subject.uid, |state| state.status.clone()).unwrap_or_else(|| subject.status())
+    ctx.state.with(&subject.id.uid, |state| state.status.clone()).unwrap_or_else(|| subject.status())
 }
 
 async fn patch(subject: &Subject, status: VirtualClusterStatus, ctx: &Context) -> Result<(), Error> {
-    let api: Api<VirtualCluster> = Api::namespaced(ctx.host.clone(), &subject.namespace);
+    let api: Api<VirtualCluster> = Api::namespaced(ctx.host.clone(), &subject.id.namespace);
     let body = json!({
         "apiVersion": VirtualCluster::api_version(&()),
         "kind": VirtualCluster::kind(&()),
         // With the UID, a later cluster of the same name is not touched.
-        "metadata": {"name": subject.name, "uid": subject.uid.as_str()},
+        "metadata": {"name": subject.id.name, "uid": subject.id.uid.as_str()},
         "status": status,
     });
     let params = PatchParams::apply(labels::OPERATOR_STATUS).force();
-    api.patch_status(&subject.name, &params, &Patch::Apply(body)).await.map_err(Error::Status)?;
-    ctx.state.with(&subject.uid, |state| state.status = Some(status));
+    api.patch_status(&subject.id.name, &params, &Patch::Apply(body)).await.map_err(Error::Status)?;
+    ctx.state.with(&subject.id.uid, |state| state.status = Some(status));
     Ok(())
 }
 
@@ -98,8 +105,10 @@ fn events(before: &[Condition], after: &[Condition]) -> Vec<StatusEvent> {
 fn event(condition: &Condition) -> Option<StatusEvent> {
     let Condition { type_, status, reason, message, .. } = condition;
     match (type_.as_str(), status.as_str()) {
-        // Ready=False and Progressing repeat the condition behind them.
-        (conditions::PROGRESSING, _) | (_, "Unknown") | (conditions::READY, "False") => None,
+        // Ready=False and these repeat the condition behind them.
+        (conditions::PROGRESSING | conditions::RECONCILING | conditions::STALLED, _) | (_, "Unknown") | (conditions::READY, "False") => {
+            None
+        }
         (conditions::VALID | conditions::DEGRADED, _) if !is_failure(condition) => None,
         (conditions::READY, _) => Some(StatusEvent { is_warning: false, reason: "Ready".into(), note: "the cluster is ready".into() }),
         (_, "True") if !is_failure(condition) => Some(StatusEvent { is_warning: false, reason: type_.clone(), note: message.clone() }),
@@ -120,8 +129,8 @@ fn is_failure(condition: &Condition) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conditions::{ConditionState, condition};
     use crate::host::Stores;
+    use crate::reconcile::subject;
     use crate::state::testing::context;
     use jiff::Timestamp;
     use kube::core::DeserializeGuard;
@@ -178,8 +187,20 @@ mod tests {
         api.put(&serde_json::from_value::<VirtualCluster>(object).unwrap())
     }
 
+    fn nothing() -> Observed {
+        Observed {
+            members: None,
+            apiserver: None,
+            controllers: None,
+            pods: Vec::new(),
+            inside: crate::tenant::observe::Observation::default(),
+            member_count: 1,
+            dns_unmanaged: false,
+        }
+    }
+
     fn subject(cluster: &VirtualCluster, ctx: &Context) -> Subject {
-        Subject::new(&DeserializeGuard(Ok(cluster.clone())), ctx).unwrap()
+        subject::read(&DeserializeGuard(Ok(cluster.clone())), ctx).unwrap().1.unwrap()
     }
 
     #[tokio::test]
@@ -187,12 +208,12 @@ mod tests {
         let api = ApiServer::new();
         let ctx = context(&api.client(), Stores::new().0);
         let watched = cluster(&api);
-        assert!(!write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap());
+        assert!(!write(&subject(&watched, &ctx), &Outcome::Paused(&nothing()), &ctx).await.unwrap());
         assert_eq!(api.take_writes(), ["apply virtualclusters/status team/dev"]);
         let live: VirtualCluster = api.get("team", "dev").unwrap();
         assert_eq!(live.status.unwrap().phase, Some(Phase::Paused));
         // Still without the status that was written.
-        write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap();
+        write(&subject(&watched, &ctx), &Outcome::Paused(&nothing()), &ctx).await.unwrap();
         assert!(api.take_writes().is_empty());
         write(&subject(&watched, &ctx), &Outcome::Deleting("namespace x is being deleted"), &ctx).await.unwrap();
         assert_eq!(api.take_writes().len(), 1);
@@ -204,8 +225,8 @@ mod tests {
         let ctx = context(&api.client(), Stores::new().0);
         let watched = cluster(&api);
         api.inject("apply", "virtualclusters/status", 1, Fault::Status(500));
-        assert!(matches!(write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await, Err(Error::Status(_))));
-        write(&subject(&watched, &ctx), &Outcome::Paused, &ctx).await.unwrap();
+        assert!(matches!(write(&subject(&watched, &ctx), &Outcome::Paused(&nothing()), &ctx).await, Err(Error::Status(_))));
+        write(&subject(&watched, &ctx), &Outcome::Paused(&nothing()), &ctx).await.unwrap();
         let live: VirtualCluster = api.get("team", "dev").unwrap();
         assert_eq!(live.status.unwrap().phase, Some(Phase::Paused));
     }
@@ -218,7 +239,7 @@ mod tests {
         api.remove::<VirtualCluster>("team", "dev");
         let later = cluster(&api);
         assert_ne!(former.metadata.uid, later.metadata.uid);
-        assert!(matches!(write(&subject(&former, &ctx), &Outcome::Paused, &ctx).await, Err(Error::Status(_))));
+        assert!(matches!(write(&subject(&former, &ctx), &Outcome::Paused(&nothing()), &ctx).await, Err(Error::Status(_))));
         assert_eq!(api.get::<VirtualCluster>("team", "dev").unwrap().status, None);
     }
 }

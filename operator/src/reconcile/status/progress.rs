@@ -1,19 +1,23 @@
-//! The outcome of a reconcile, and the parts of a control plane as the host reports them. Pure.
+//! The outcome of a reconcile, and a control plane as the host and its own API report it. Pure.
 
 use super::version;
 use crate::conditions::{ConditionState, containers, is_ready, not_ready};
-use crate::model::ValidatedCluster;
+use crate::host::Stores;
 use crate::model::metadata::component;
+use crate::model::{ValidatedCluster, names};
 use crate::reconcile::apply::OnHost;
-use crate::reconcile::build::containers as names;
+use crate::reconcile::build::containers as programs;
 use crate::reconcile::error::Error;
+use crate::reconcile::subject::Subject;
 use crate::tenant::observe::Observation;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
 use nestling_crds::labels;
-use nestling_crds::v1alpha1::{ComponentStatus, EtcdMember};
+use nestling_crds::names::TenantUid;
+use nestling_crds::v1alpha1::{AddonMode, ComponentStatus, EtcdMember};
 use nestling_crds::versions::Version;
 use std::sync::Arc;
 
@@ -22,8 +26,9 @@ use std::sync::Arc;
 pub(crate) enum Outcome<'a> {
     /// Everything is applied, and running or starting.
     Built(&'a Progress),
-    Failed(&'a Error),
-    Paused,
+    /// Something was not applied; what there is.
+    Failed(&'a Error, &'a Observed),
+    Paused(&'a Observed),
     /// What the deletion still waits for.
     Deleting(&'a str),
 }
@@ -33,18 +38,34 @@ pub(crate) enum Outcome<'a> {
 pub(crate) struct Progress {
     pub cluster: ValidatedCluster,
     pub host: OnHost,
-    /// Its control-plane pods.
-    pub pods: Vec<Arc<Pod>>,
-    pub observation: Observation,
+    pub observed: Observed,
     /// Whether what belongs inside the tenant could be applied.
     pub inside: Result<(), Error>,
     /// When the first certificate is to be renewed.
     pub renew_at: Timestamp,
 }
 
+/// A control plane as it is, whatever the spec says.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    /// `None` where there is none.
+    pub members: Option<StatefulSet>,
+    /// `None` unless the apiservers have pods of their own.
+    pub apiserver: Option<Deployment>,
+    pub controllers: Option<Deployment>,
+    /// Its control-plane pods.
+    pub pods: Vec<Arc<Pod>>,
+    /// What the tenant's API shows.
+    pub inside: Observation,
+    /// Members that etcd has.
+    pub member_count: i32,
+    /// Whether CoreDNS is the tenant's own business.
+    pub dns_unmanaged: bool,
+}
+
 /// Replicas of a workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Replicas {
+pub(super) struct Replicas {
     pub wanted: i32,
     pub existing: i32,
     pub ready: i32,
@@ -54,7 +75,7 @@ pub(crate) struct Replicas {
 }
 
 impl Replicas {
-    pub(crate) fn is_rolled_out(&self) -> bool {
+    pub(super) fn is_rolled_out(&self) -> bool {
         self.observed && self.updated == self.wanted && self.ready == self.wanted && self.existing == self.wanted
     }
 }
@@ -92,24 +113,79 @@ fn failure(deployment: &Deployment) -> Option<String> {
     conditions.iter().find(|c| c.type_.as_deref() == Some("ReplicaFailure") && c.status.as_deref() == Some("True"))?.message.clone()
 }
 
-impl Progress {
+/// Pods of a part, its replicas, and why it cannot create pods.
+type Part = (Vec<Arc<Pod>>, Replicas, Option<String>);
+
+impl Observed {
+    /// Right after everything was applied: the stores may not have seen that yet.
+    pub(crate) fn applied(cluster: &ValidatedCluster, host: &OnHost, inside: Observation, stores: &Stores) -> Self {
+        let resources = &host.resources;
+        Self {
+            members: Some(resources.members.clone()),
+            apiserver: resources.apiserver.clone(),
+            controllers: Some(resources.controllers.clone()),
+            pods: pods(&cluster.uid, stores),
+            inside,
+            member_count: cluster.members,
+            dns_unmanaged: cluster.core_dns.mode == AddonMode::Unmanaged,
+        }
+    }
+
+    /// As the stores have it. `inside` is `None` without a connection to the tenant.
+    pub(crate) fn stored(subject: &Subject, inside: Option<Observation>, stores: &Stores) -> Self {
+        let id = &subject.id;
+        let set = |name: &str| stores.stateful_sets.get(&ObjectRef::new(name).within(&id.namespace));
+        let deployment = |name: &str| stores.deployments.get(&ObjectRef::new(name).within(&id.namespace)).map(|live| (*live).clone());
+        let members = set(&names::control_plane(&id.name)).or_else(|| set(&names::etcd(&id.name))).map(|live| (*live).clone());
+        Self {
+            // Somebody may have scaled it: no quorum is not a quorum of nothing.
+            member_count: members.as_ref().and_then(|set| set.spec.replicas).unwrap_or(1).max(1),
+            members,
+            apiserver: deployment(&names::apiserver(&id.name)),
+            controllers: deployment(&names::controllers(&id.name)),
+            pods: pods(&id.uid, stores),
+            inside: inside.unwrap_or_default(),
+            dns_unmanaged: subject.vc.spec.addons.core_dns.mode == AddonMode::Unmanaged,
+        }
+    }
+
     fn pods_of(&self, component: &str) -> Vec<Arc<Pod>> {
         let is_of = |pod: &&Arc<Pod>| pod.labels().get(labels::COMPONENT).is_some_and(|value| value == component);
         self.pods.iter().filter(is_of).cloned().collect()
     }
 
-    /// Pods and replicas of kube-apiserver.
-    pub(crate) fn api_server(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
-        let resources = &self.host.resources;
-        match &resources.apiserver {
-            Some(deployment) => (self.pods_of(component::APISERVER), deployment.into(), failure(deployment)),
-            None => (self.pods_of(component::CONTROL_PLANE), (&resources.members).into(), None),
-        }
+    /// Whether etcd's members have pods of their own.
+    fn is_external(&self) -> bool {
+        let selector = self.members.as_ref().and_then(|set| set.spec.selector.match_labels.as_ref());
+        selector.and_then(|labels| labels.get(labels::COMPONENT)).is_some_and(|value| value == component::ETCD)
     }
 
-    pub(crate) fn controllers(&self) -> (Vec<Arc<Pod>>, Replicas, Option<String>) {
-        let deployment = &self.host.resources.controllers;
-        (self.pods_of(component::CONTROLLERS), deployment.into(), failure(deployment))
+    /// Pods and replicas of kube-apiserver.
+    pub(super) fn api_server(&self) -> Part {
+        if !self.is_external() {
+            return (self.pods_of(component::CONTROL_PLANE), self.member_replicas(), None);
+        }
+        let replicas = self.apiserver.as_ref().map(Replicas::from).unwrap_or_default();
+        (self.pods_of(component::APISERVER), replicas, self.apiserver.as_ref().and_then(failure))
+    }
+
+    /// Selector of the pods that the scale subresource counts.
+    pub(super) fn selector(&self) -> Option<String> {
+        let selector = match &self.apiserver {
+            Some(deployment) => &deployment.spec.selector,
+            None => &self.members.as_ref()?.spec.selector,
+        };
+        let pairs: Vec<String> = selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        Some(pairs.join(","))
+    }
+
+    pub(super) fn controllers(&self) -> Part {
+        let replicas = self.controllers.as_ref().map(Replicas::from).unwrap_or_default();
+        (self.pods_of(component::CONTROLLERS), replicas, self.controllers.as_ref().and_then(failure))
+    }
+
+    pub(super) fn member_replicas(&self) -> Replicas {
+        self.members.as_ref().map(Replicas::from).unwrap_or_default()
     }
 
     /// The oldest version among the pods with a kube-apiserver; `None` while there are none.
@@ -119,19 +195,18 @@ impl Progress {
     }
 
     fn member_pods(&self) -> Vec<Arc<Pod>> {
-        let component = if self.host.resources.apiserver.is_some() { component::ETCD } else { component::CONTROL_PLANE };
-        self.pods_of(component)
+        self.pods_of(if self.is_external() { component::ETCD } else { component::CONTROL_PLANE })
     }
 
-    pub(crate) fn members(&self) -> Vec<EtcdMember> {
+    pub(super) fn members(&self) -> Vec<EtcdMember> {
         let mut members: Vec<_> =
             self.member_pods().iter().map(|pod| EtcdMember { name: pod.name_any(), ready: member_serves(pod) }).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }
 
-    pub(crate) fn etcd(&self) -> ConditionState {
-        let (pods, wanted) = (self.member_pods(), self.cluster.members);
+    pub(super) fn etcd(&self) -> ConditionState {
+        let (pods, wanted) = (self.member_pods(), self.member_count);
         let ready = count(pods.iter().filter(|pod| member_serves(pod)));
         // A quorum serves.
         if ready > wanted / 2 {
@@ -140,11 +215,11 @@ impl Progress {
         not_ready(&pods, None)
     }
 
-    pub(crate) fn components(&self) -> Vec<ComponentStatus> {
+    pub(super) fn components(&self) -> Vec<ComponentStatus> {
         let (api_pods, api_server, _) = self.api_server();
         let (pods, controllers, _) = self.controllers();
         let members = self.members();
-        let etcd = Replicas { ready: count(members.iter().filter(|member| member.ready)), ..(&self.host.resources.members).into() };
+        let etcd = Replicas { ready: count(members.iter().filter(|member| member.ready)), ..self.member_replicas() };
         let one = |name: &str, pods: &[Arc<Pod>], replicas: Replicas| ComponentStatus {
             name: name.into(),
             version: version::running(name, pods),
@@ -158,17 +233,22 @@ impl Progress {
             one(name, &pods, Replicas { ready: count(ready), ..controllers })
         };
         vec![
-            one(names::ETCD, &self.member_pods(), etcd),
-            one(names::API_SERVER, &api_pods, api_server),
-            controller(names::CONTROLLER_MANAGER),
-            controller(names::SCHEDULER),
-            controller(names::CLOUD_CONTROLLER_MANAGER),
+            one(programs::ETCD, &self.member_pods(), etcd),
+            one(programs::API_SERVER, &api_pods, api_server),
+            controller(programs::CONTROLLER_MANAGER),
+            controller(programs::SCHEDULER),
+            controller(programs::CLOUD_CONTROLLER_MANAGER),
         ]
     }
 }
 
+/// The control-plane pods of a tenant.
+fn pods(tenant: &TenantUid, stores: &Stores) -> Vec<Arc<Pod>> {
+    stores.pods.state_filter(|pod| pod.labels().get(labels::TENANT).is_some_and(|uid| uid == tenant.as_str()))
+}
+
 /// Enough replicas of a part that is no quorum: one.
-pub(super) fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Option<String>)) -> ConditionState {
+pub(super) fn available((pods, replicas, failure): Part) -> ConditionState {
     // Counted on the pods themselves: the status of their owner is later.
     let ready = count(pods.iter().filter(|pod| is_ready(pod)));
     if ready > 0 {
@@ -180,9 +260,9 @@ pub(super) fn available((pods, replicas, failure): (Vec<Arc<Pod>>, Replicas, Opt
 
 /// In a stacked pod etcd is a sidecar that serves before the pod is ready.
 fn member_serves(pod: &Pod) -> bool {
-    containers(pod).any(|container| container.name == names::ETCD && container.ready)
+    containers(pod).any(|container| container.name == programs::ETCD && container.ready)
 }
 
-pub(super) fn count<T>(items: impl Iterator<Item = T>) -> i32 {
+fn count<T>(items: impl Iterator<Item = T>) -> i32 {
     i32::try_from(items.count()).unwrap_or(i32::MAX)
 }

@@ -14,7 +14,7 @@ const MIN_SIZE: u64 = 256 << 20;
 const SIZE_PER_QUOTA: u64 = 3;
 
 pub(super) fn settings(etcd: &Etcd, problems: &mut Problems) -> Option<EtcdSettings> {
-    let Etcd { replicas: _, external: _, storage, extra_args, resources, placement, backup: _ } = etcd;
+    let Etcd { adopt: _, replicas: _, external: _, storage, extra_args, resources, placement, backup: _ } = etcd;
     let args = problems::extra_args("spec.etcd.extraArgs", extra_args, managed_flags::ETCD, problems);
     let resources = checked_resources("spec.etcd.resources", resources.as_ref(), problems);
     let (storage, bytes) = self::storage(storage, problems)?;

@@ -65,7 +65,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
     let versions = Versions::find(version.as_deref(), status, reads, config, problems);
     let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
-        let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str));
+        let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str)).or(reads.adopted_range.as_deref());
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
     });
     let pinned_node = match (*topology, &identity) {
@@ -128,6 +128,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         network_policy,
         quota,
         deletion_policy: *deletion_policy,
+        adopt: vc.spec.etcd.adopt.clone(),
     })
 }
 

@@ -71,7 +71,8 @@ fn difference(name: &str, before: Option<&String>, after: Option<&String>) -> St
             text.push_str("...\n");
         }
         for change in group.iter().flat_map(|op| lines.iter_changes(op)) {
-            text.push_str(&format!("{}{}", change.tag(), change.value()));
+            text.push_str(&change.tag().to_string());
+            text.push_str(change.value());
         }
     }
     text

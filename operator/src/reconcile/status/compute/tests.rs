@@ -1,4 +1,6 @@
 use super::*;
+use crate::apply::ApplyError;
+use crate::host::Stores;
 use crate::model::Endpoint;
 use crate::pki::{PkiPolicy, plan};
 use crate::reconcile::apply::OnHost;
@@ -23,7 +25,8 @@ fn applied(spec: &Value) -> Progress {
     let pki = plan(&cluster, &endpoint, &reads.installation, &reads.secrets, now(), &policy).unwrap();
     let resources = as_applied(build::resources(&cluster, &pki));
     let host = OnHost { service, endpoint, pki, resources };
-    Progress { renew_at: host.pki.renew_at, cluster, host, pods: Vec::new(), observation: Observation::default(), inside: Ok(()) }
+    let observed = Observed::applied(&cluster, &host, Observation::default(), &Stores::new().0);
+    Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: Ok(()) }
 }
 
 fn as_applied(prepared: Resources<Prepared>) -> Resources<Applied> {
@@ -84,20 +87,21 @@ fn control_plane(ready: &[&str], starting: &[&str]) -> Arc<Pod> {
 /// Everything runs and is rolled out.
 fn running(spec: &Value) -> Progress {
     let mut progress = applied(spec);
-    progress.pods = vec![
+    progress.observed.pods = vec![
         control_plane(&["etcd", "kube-apiserver"], &[]),
         pod("dev-controllers-x", "controllers", &["kube-controller-manager", "kube-scheduler", "cloud-controller-manager"], &[]),
     ];
-    let resources = &mut progress.host.resources;
-    resources.members.metadata.generation = Some(1);
-    resources.members.status = serde_json::from_value(
+    let members = progress.observed.members.as_mut().unwrap();
+    members.metadata.generation = Some(1);
+    members.status = serde_json::from_value(
         json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1, "currentRevision": "a", "updateRevision": "a"}),
     )
     .unwrap();
-    resources.controllers.metadata.generation = Some(1);
-    resources.controllers.status =
+    let controllers = progress.observed.controllers.as_mut().unwrap();
+    controllers.metadata.generation = Some(1);
+    controllers.status =
         serde_json::from_value(json!({"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1})).unwrap();
-    progress.observation = Observation {
+    progress.observed.inside = Observation {
         api_answered: true,
         nodes: Some(NodesStatus { ready: 3, total: 3, oldest_kubelet: None }),
         dns: Some(Dns { exists: true, available: 1, ..Dns::default() }),
@@ -111,7 +115,6 @@ fn after(previous: &VirtualClusterStatus, progress: &Progress) -> VirtualCluster
 
 fn state<'a>(status: &'a VirtualClusterStatus, type_: &str) -> (&'a str, &'a str, &'a str) {
     let condition = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap();
-    assert_eq!(condition.observed_generation, Some(2));
     (&condition.status, &condition.reason, &condition.message)
 }
 
@@ -134,18 +137,18 @@ type Break = fn(&mut Progress);
 #[test]
 fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
     let mut progress = running(&json!({}));
-    progress.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
+    progress.observed.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
     let status = after(&VirtualClusterStatus::default(), &progress);
     assert_eq!(state(&status, "EtcdReady"), ("True", "Available", "1 of 1 members are ready"));
     assert_eq!(state(&status, "APIServerReady").2, "pod dev-control-plane-0 is starting: kube-apiserver not ready");
 
     let full = running(&json!({}));
     let breaks: [(&str, Break); 5] = [
-        ("EtcdReady", |p| p.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
-        ("APIServerReady", |p| p.observation.api_answered = false),
-        ("ControllersReady", |p| drop(p.pods.pop())),
-        ("NodesReady", |p| p.observation.nodes = Some(NodesStatus { ready: 0, total: 3, oldest_kubelet: None })),
-        ("AddonsReady", |p| p.observation.dns = Some(Dns::default())),
+        ("EtcdReady", |p| p.observed.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
+        ("APIServerReady", |p| p.observed.inside.api_answered = false),
+        ("ControllersReady", |p| drop(p.observed.pods.pop())),
+        ("NodesReady", |p| p.observed.inside.nodes = Some(NodesStatus { ready: 0, total: 3, oldest_kubelet: None })),
+        ("AddonsReady", |p| p.observed.inside.dns = Some(Dns::default())),
     ];
     assert_eq!(state(&after(&VirtualClusterStatus::default(), &full), "Ready"), ("True", "Ready", ""));
     for (part, break_it) in breaks {
@@ -176,7 +179,7 @@ fn a_status_at_rest_is_the_same_again() {
 fn what_was_there_and_is_missing_is_degraded() {
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
     let mut broken = running(&json!({}));
-    broken.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
+    broken.observed.pods[0] = control_plane(&["etcd"], &["kube-apiserver"]);
     let lost = after(&ready, &broken);
     assert_eq!((state(&lost, "Degraded").0, lost.phase), ("True", Some(Phase::Degraded)));
     // It stays so until the cluster is ready again.
@@ -185,7 +188,7 @@ fn what_was_there_and_is_missing_is_degraded() {
     assert_eq!((state(&back, "Degraded").0, back.phase), ("False", Some(Phase::Ready)));
 
     let mut fewer = running(&json!({}));
-    fewer.observation.nodes = Some(NodesStatus { ready: 2, total: 3, oldest_kubelet: None });
+    fewer.observed.inside.nodes = Some(NodesStatus { ready: 2, total: 3, oldest_kubelet: None });
     let status = after(&ready, &fewer);
     assert_eq!(state(&status, "Ready").0, "True");
     assert_eq!(state(&status, "Degraded"), ("True", "NodesNotReady", "1 of 3 nodes are not ready"));
@@ -194,7 +197,7 @@ fn what_was_there_and_is_missing_is_degraded() {
 #[test]
 fn a_rollout_is_progress_and_not_degradation() {
     let mut rolling = running(&json!({}));
-    rolling.host.resources.controllers.status.as_mut().unwrap().updated_replicas = Some(0);
+    rolling.observed.controllers.as_mut().unwrap().status.as_mut().unwrap().updated_replicas = Some(0);
     let status = after(&VirtualClusterStatus::default(), &rolling);
     assert_eq!(state(&status, "Progressing"), ("True", "RollingOut", "rolling out: controllers"));
     assert_eq!(state(&status, "Ready").0, "True");
@@ -203,7 +206,7 @@ fn a_rollout_is_progress_and_not_degradation() {
 #[test]
 fn an_external_cluster_counts_its_own_apiserver() {
     let mut progress = applied(&json!({"topology": "External"}));
-    progress.pods = vec![pod("dev-etcd-0", "etcd", &["etcd"], &[]), pod("dev-apiserver-x", "apiserver", &[], &["kube-apiserver"])];
+    progress.observed.pods = vec![pod("dev-etcd-0", "etcd", &["etcd"], &[]), pod("dev-apiserver-x", "apiserver", &[], &["kube-apiserver"])];
     let status = after(&VirtualClusterStatus::default(), &progress);
     assert_eq!(state(&status, "EtcdReady").0, "True");
     assert_eq!(state(&status, "APIServerReady").2, "pod dev-apiserver-x is starting: kube-apiserver not ready");
@@ -211,35 +214,103 @@ fn an_external_cluster_counts_its_own_apiserver() {
     assert_eq!(status.etcd.members.len(), 1);
 }
 
+/// What a reader with the rules of kstatus (cli-utils, pkg/kstatus) makes of a status at `generation`.
+fn kstatus(status: &VirtualClusterStatus, generation: i64) -> &'static str {
+    if status.observed_generation.is_some_and(|observed| observed != generation) {
+        return "InProgress";
+    }
+    for condition in &status.conditions {
+        match (condition.type_.as_str(), condition.status.as_str()) {
+            ("Reconciling", "True") => return "InProgress",
+            ("Stalled", "True") => return "Failed",
+            _ => {}
+        }
+    }
+    match status.conditions.iter().find(|condition| condition.type_ == "Ready").map(|condition| condition.status.as_str()) {
+        Some("True") | None => "Current",
+        Some(_) => "InProgress",
+    }
+}
+
+fn invalid() -> Error {
+    Error::Invalid(vec![Invalid { field: "spec.expose.type".into(), message: "not supported yet".into() }])
+}
+
+/// Generation 2 was carried out; then the spec was edited.
+fn edited(before: &VirtualClusterStatus, outcome: &Outcome<'_>) -> VirtualClusterStatus {
+    compute(before, Some(3), outcome, now())
+}
+
+#[test]
+fn only_what_is_carried_out_reads_as_current() {
+    let new = after(&VirtualClusterStatus::default(), &applied(&json!({})));
+    assert_eq!((kstatus(&new, 2), new.observed_generation), ("InProgress", Some(2)));
+    let ready = after(&new, &running(&json!({})));
+    assert_eq!((kstatus(&ready, 2), kstatus(&ready, 3)), ("Current", "InProgress"));
+    let mut rolling = running(&json!({}));
+    rolling.observed.controllers.as_mut().unwrap().status.as_mut().unwrap().updated_replicas = Some(0);
+    assert_eq!(kstatus(&after(&ready, &rolling), 2), "InProgress");
+
+    let running = running(&json!({}));
+    let observed = &running.observed;
+    let wrong = edited(&ready, &Outcome::Failed(&invalid(), observed));
+    assert_eq!((kstatus(&wrong, 3), wrong.observed_generation), ("Failed", Some(3)));
+    let conflict = Error::Apply(ApplyError::Foreign { object: "ConfigMap dev".into() });
+    assert_eq!(kstatus(&edited(&ready, &Outcome::Failed(&conflict, observed)), 3), "Failed");
+    // Retried: also when the generation had been carried out before.
+    let failing = edited(&ready, &Outcome::Failed(&Error::NoAddress, observed));
+    assert_eq!((kstatus(&failing, 3), failing.observed_generation), ("InProgress", Some(2)));
+    assert_eq!(kstatus(&compute(&ready, Some(2), &Outcome::Failed(&Error::NoAddress, observed), now()), 2), "InProgress");
+    assert_eq!(kstatus(&edited(&ready, &Outcome::Paused(observed)), 3), "InProgress");
+    // And back.
+    for before in [wrong, failing] {
+        assert_eq!(kstatus(&compute(&before, Some(4), &Outcome::Built(&running), now()), 4), "Current");
+    }
+}
+
 #[test]
 fn an_invalid_spec_is_named_and_what_runs_keeps_running() {
-    let error = Error::Invalid(vec![Invalid { field: "spec.expose.type".into(), message: "not supported yet".into() }]);
-    let fresh = compute(&VirtualClusterStatus::default(), Some(2), &Outcome::Failed(&error), now());
+    let nothing = Observed { members: None, controllers: None, ..applied(&json!({})).observed };
+    let fresh = compute(&VirtualClusterStatus::default(), Some(2), &Outcome::Failed(&invalid(), &nothing), now());
     assert_eq!(state(&fresh, "Valid"), ("False", "Invalid", "spec.expose.type not supported yet"));
     assert_eq!((state(&fresh, "Ready").0, fresh.phase), ("False", Some(Phase::Invalid)));
 
-    let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
-    let edited = compute(&ready, Some(2), &Outcome::Failed(&error), now());
+    let running = running(&json!({}));
+    let ready = after(&VirtualClusterStatus::default(), &running);
+    let edited = compute(&ready, Some(2), &Outcome::Failed(&invalid(), &running.observed), now());
     assert_eq!((state(&edited, "Valid").0, state(&edited, "Ready").0, edited.phase), ("False", "True", Some(Phase::Ready)));
 }
 
 #[test]
 fn a_failure_keeps_what_is_known_and_names_the_reason() {
-    let error = Error::NoAddress;
-    let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
-    let failed = compute(&ready, Some(2), &Outcome::Failed(&error), now());
-    assert_eq!(failed.service_cidrs, ready.service_cidrs);
+    let (error, running) = (Error::NoAddress, running(&json!({})));
+    let ready = after(&VirtualClusterStatus::default(), &running);
+    let failed = compute(&ready, Some(2), &Outcome::Failed(&error, &running.observed), now());
+    assert_eq!((&failed.service_cidrs, &failed.components), (&ready.service_cidrs, &ready.components));
     assert_eq!(state(&failed, "Ready").0, "True");
     assert_eq!(state(&failed, "Degraded"), ("True", "NoAddress", "the host gave the Service of the API no address"));
-    let healed = after(&failed, &running(&json!({})));
+    let healed = after(&failed, &running);
     assert_eq!(state(&healed, "Degraded").0, "False");
 }
 
 #[test]
-fn deleting_and_paused_are_phases() {
+fn what_is_not_changed_is_observed_all_the_same() {
     let ready = after(&VirtualClusterStatus::default(), &running(&json!({})));
+    let mut gone = running(&json!({})).observed;
+    gone.pods.clear();
+    for outcome in [Outcome::Paused(&gone), Outcome::Failed(&invalid(), &gone), Outcome::Failed(&Error::NoAddress, &gone)] {
+        let status = compute(&ready, Some(3), &outcome, now());
+        assert_eq!(state(&status, "Ready"), ("False", "WaitingForPod", "EtcdReady: no pod has been created yet"), "{outcome:?}");
+        assert_eq!((state(&status, "Degraded").0, status.components[0].ready_replicas), ("True", 0), "{outcome:?}");
+    }
+}
+
+#[test]
+fn deleting_and_paused_are_phases() {
+    let running = running(&json!({}));
+    let ready = after(&VirtualClusterStatus::default(), &running);
     let deleting = compute(&ready, Some(2), &Outcome::Deleting("namespace x is being deleted"), now());
     assert_eq!((deleting.phase, state(&deleting, "Ready").2), (Some(Phase::Deleting), "namespace x is being deleted"));
-    let paused = compute(&ready, Some(2), &Outcome::Paused, now());
-    assert_eq!((paused.phase, state(&paused, "Progressing").1), (Some(Phase::Paused), "Paused"));
+    let paused = compute(&ready, Some(2), &Outcome::Paused(&running.observed), now());
+    assert_eq!((paused.phase, state(&paused, "Progressing").1, state(&paused, "Ready").0), (Some(Phase::Paused), "Paused", "True"));
 }

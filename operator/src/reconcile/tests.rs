@@ -1,0 +1,429 @@
+//! The life of a cluster against an API server in memory.
+
+use super::reconcile;
+use crate::apply::ApplyError;
+use crate::host::testing::mirror;
+use crate::host::{Cluster, Stores, Writers};
+use crate::reconcile::Error;
+use crate::state::Context;
+use crate::state::testing::context;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt as _};
+use nestling_crds::labels;
+use nestling_crds::v1alpha1::{Phase, VirtualCluster, VirtualClusterStatus};
+use nestling_runtime::testing::{ApiServer, Fault};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+struct World {
+    api: ApiServer,
+    writers: Writers,
+    ctx: Arc<Context>,
+}
+
+impl World {
+    fn new(spec: &Value) -> Self {
+        nestling_runtime::tls::install_provider();
+        let api = ApiServer::new();
+        let (stores, writers) = Stores::new();
+        let ctx = Arc::new(context(&api.client(), stores));
+        let world = Self { api, writers, ctx };
+        world.create(spec);
+        world
+    }
+
+    fn create(&self, spec: &Value) {
+        let object = json!({"metadata": {"namespace": "team", "name": "dev", "generation": 1}, "spec": spec});
+        self.api.put(&serde_json::from_value::<VirtualCluster>(object).unwrap());
+    }
+
+    /// A user edits the spec.
+    fn edit(&self, change: impl FnOnce(&mut Value)) {
+        self.api.edit::<VirtualCluster>("team", "dev", |object| {
+            change(&mut object["spec"]);
+            object["metadata"]["generation"] = (object["metadata"]["generation"].as_i64().unwrap() + 1).into();
+        });
+    }
+
+    /// Of an object that may be one that this build cannot decode.
+    fn delete(&self) {
+        self.api.edit::<Cluster>("team", "dev", |object| object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into());
+    }
+
+    /// The watches deliver, then one reconcile.
+    async fn reconcile(&mut self) -> Result<Action, Error> {
+        mirror(&self.api, &mut self.writers);
+        let cluster = self.ctx.stores.clusters.get(&ObjectRef::new("dev").within("team")).expect("the cluster exists");
+        reconcile(cluster, self.ctx.clone()).await
+    }
+
+    /// Reconciled until everything is built.
+    async fn built(spec: &Value) -> Self {
+        let mut world = Self::new(spec);
+        assert!(matches!(world.reconcile().await, Err(Error::NoAddress)));
+        world.api.edit::<Service>("team", "dev-apiserver", |service| service["spec"]["clusterIP"] = "127.0.0.1".into());
+        world.reconcile().await.unwrap();
+        world
+    }
+
+    fn vc(&self) -> Option<VirtualCluster> {
+        self.api.get("team", "dev")
+    }
+
+    fn uid(&self) -> String {
+        self.vc().unwrap().uid().unwrap()
+    }
+
+    fn status(&self) -> VirtualClusterStatus {
+        self.vc().unwrap().status.unwrap()
+    }
+
+    fn condition(&self, type_: &str) -> (String, String) {
+        let status = self.status();
+        let found = status.conditions.iter().find(|condition| condition.type_ == type_).unwrap_or_else(|| panic!("no {type_}"));
+        (found.status.clone(), found.reason.clone())
+    }
+
+    fn secret(&self, name: &str) -> Secret {
+        self.api.get("team", name).unwrap_or_else(|| panic!("no Secret {name}"))
+    }
+
+    /// As the controller of the StatefulSet makes it, for a cluster of this UID.
+    fn claim(&self, uid: &str, labels: &Value) {
+        let mut all = json!({labels::TENANT: uid, labels::COMPONENT: "control-plane"});
+        all.as_object_mut().unwrap().extend(labels.as_object().unwrap().clone());
+        let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "dev-control-plane", "uid": "set-1"});
+        let metadata = json!({"namespace": "team", "name": "data-dev-control-plane-0", "labels": all, "ownerReferences": [owner]});
+        self.api.put(&serde_json::from_value::<PersistentVolumeClaim>(json!({"metadata": metadata})).unwrap());
+    }
+
+    fn live_claim(&self) -> PersistentVolumeClaim {
+        self.api.get("team", "data-dev-control-plane-0").unwrap()
+    }
+
+    /// The controller of the StatefulSet has seen its newest spec.
+    fn observe_set(&self) {
+        self.api.edit::<StatefulSet>("team", "dev-control-plane", |set| {
+            set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
+        });
+    }
+
+    /// Reconciles until the cluster is gone.
+    async fn deleted(&mut self) {
+        self.delete();
+        for _ in 0..6 {
+            if self.vc_exists() {
+                self.reconcile().await.unwrap();
+                if self.api.get::<StatefulSet>("team", "dev-control-plane").is_some() {
+                    self.observe_set();
+                }
+            }
+        }
+        assert!(!self.vc_exists(), "{:?}", self.vc());
+        self.collect::<StatefulSet>();
+        self.collect::<Deployment>();
+        self.collect::<ConfigMap>();
+        self.collect::<ServiceAccount>();
+        self.collect::<Service>();
+        self.collect::<NetworkPolicy>();
+        self.collect::<PodDisruptionBudget>();
+    }
+
+    /// As the garbage collector does.
+    fn collect<K: Resource<DynamicType = ()> + DeserializeOwned>(&self) {
+        for object in self.api.list::<K>() {
+            if object.owner_references().iter().any(|owner| owner.kind == "VirtualCluster") {
+                self.api.remove::<K>(&object.namespace().unwrap_or_default(), &object.name_any());
+            }
+        }
+    }
+
+    fn vc_exists(&self) -> bool {
+        self.api.get::<Cluster>("team", "dev").is_some()
+    }
+}
+
+fn owners<K: Resource>(object: &K) -> Vec<String> {
+    object.owner_references().iter().map(|owner| format!("{} {}", owner.kind, owner.uid)).collect()
+}
+
+#[tokio::test]
+async fn a_cluster_is_claimed_built_and_then_left_alone() {
+    let mut world = World::built(&json!({})).await;
+    let status = world.status();
+    assert_eq!((status.observed_generation, status.phase), (Some(1), Some(Phase::Provisioning)));
+    assert!(world.vc().unwrap().finalizers().iter().any(|finalizer| finalizer == labels::FINALIZER));
+    assert_eq!(world.condition("Reconciling").0, "True");
+    assert!(world.api.get::<Deployment>("team", "dev-controllers").is_some());
+    world.reconcile().await.unwrap();
+    world.api.take_requests();
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.take_requests().iter().map(ToString::to_string).collect::<Vec<_>>(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_status_says_that_work_has_begun_before_anything_else() {
+    let mut world = World::new(&json!({}));
+    world.api.inject("apply", "services", 1, Fault::Hang);
+    let first = tokio::time::timeout(std::time::Duration::from_millis(300), world.reconcile()).await;
+    assert!(first.is_err());
+    // Else a reader of kstatus would take it for done.
+    assert_eq!(world.condition("Reconciling").0, "True");
+}
+
+#[tokio::test]
+async fn a_paused_cluster_is_observed_and_not_changed() {
+    let mut world = World::built(&json!({})).await;
+    world.edit(|spec| spec["paused"] = true.into());
+    world.api.edit::<VirtualCluster>("team", "dev", |object| {
+        for condition in object["status"]["conditions"].as_array_mut().unwrap() {
+            if condition["type"] == "Ready" {
+                condition["status"] = "True".into();
+            }
+        }
+    });
+    world.ctx.state.with(&nestling_crds::names::TenantUid::new(world.uid()), |state| state.status = None);
+    world.api.edit::<StatefulSet>("team", "dev-control-plane", |set| set["spec"]["replicas"] = 0.into());
+    world.api.take_writes();
+    let action = world.reconcile().await.unwrap();
+    assert_ne!(action, Action::await_change());
+    assert_eq!(world.condition("Ready"), ("False".into(), "WaitingForPod".into()));
+    assert_eq!((world.status().phase, world.status().observed_generation), (Some(Phase::Paused), Some(1)));
+    assert_eq!(world.api.take_writes(), ["apply virtualclusters/status team/dev"]);
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_whatever_the_spec_says() {
+    for spec in [json!({"paused": true}), json!({"expose": {"type": "Gateway"}})] {
+        let mut world = World::built(&json!({})).await;
+        let before = world.secret("dev-controllers-certs");
+        // Minted long ago, as far as the operator can tell.
+        let mut ctx = context(&world.api.client(), world.ctx.stores.clone());
+        ctx.config.leaf_lifetime = jiff::SignedDuration::from_secs(3);
+        ctx.installation = world.ctx.installation.clone();
+        world.ctx = Arc::new(ctx);
+        let names = ["dev-apiserver-certs", "dev-etcd-certs", "dev-controllers-certs", "dev-admin-kubeconfig"];
+        for name in names {
+            world.api.remove::<Secret>("team", name);
+        }
+        world.reconcile().await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(2200)).await;
+        let short = world.secret("dev-controllers-certs");
+        assert_ne!(before.data, short.data);
+        world.edit(|edited| *edited = spec.clone());
+        world.ctx = Arc::new({
+            let mut ctx = context(&world.api.client(), world.ctx.stores.clone());
+            ctx.installation = world.ctx.installation.clone();
+            ctx
+        });
+        drop(world.reconcile().await);
+        for name in names {
+            let renewed = world.secret(name);
+            assert!(owners(&renewed).contains(&format!("VirtualCluster {}", world.uid())), "{name}");
+        }
+        let renewed = world.secret("dev-controllers-certs");
+        let (old, new) = (short.data.unwrap(), renewed.data.unwrap());
+        assert_ne!(old["scheduler.crt"], new["scheduler.crt"], "{spec}");
+        assert_eq!(old["ca.crt"], new["ca.crt"]);
+        assert_eq!(old["scheduler.kubeconfig"], new["scheduler.kubeconfig"]);
+        let admin = world.secret("dev-admin-kubeconfig").data.unwrap();
+        let kubeconfig = String::from_utf8(admin["kubeconfig"].0.clone()).unwrap();
+        let embedded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, &admin["tls.crt"].0);
+        assert!(kubeconfig.contains(&embedded));
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_edit_is_named_and_carried_no_further() {
+    let mut world = World::built(&json!({})).await;
+    world.edit(|spec| spec["expose"] = json!({"type": "Gateway"}));
+    assert!(matches!(world.reconcile().await, Err(Error::Invalid(_))));
+    assert_eq!((world.condition("Valid").0, world.condition("Stalled").0), ("False".into(), "True".into()));
+    assert_eq!(world.condition("Ready"), ("False".into(), "WaitingForPod".into()));
+    world.edit(|spec| *spec = json!({}));
+    world.reconcile().await.unwrap();
+    assert!(world.status().conditions.iter().all(|condition| condition.type_ != "Stalled"));
+    assert_eq!(world.status().observed_generation, Some(3));
+}
+
+#[tokio::test]
+async fn a_failing_cluster_says_so_and_what_it_was_stays() {
+    let mut world = World::built(&json!({})).await;
+    world.edit(|spec| spec["controlPlane"] = json!({"apiServer": {"certSANs": ["a.example"]}}));
+    world.api.inject("apply", "secrets", usize::MAX, Fault::Status(500));
+    assert!(matches!(world.reconcile().await, Err(Error::Apply(ApplyError::Apply { .. }))));
+    assert_eq!(world.condition("Degraded"), ("True".into(), "ApplyFailed".into()));
+    assert_eq!((world.status().observed_generation, world.condition("Reconciling").0), (Some(1), "True".into()));
+}
+
+#[tokio::test]
+async fn the_workload_namespace_goes_first_and_by_every_name_it_has() {
+    let mut world = World::built(&json!({})).await;
+    let name = world.status().workload_namespace.unwrap();
+    // Its label is lost; and one of an earlier naming scheme is in the status.
+    world.api.edit::<Namespace>("", &name, |namespace| namespace["metadata"]["labels"] = json!({}));
+    let former = json!({"metadata": {"name": "former", "labels": {labels::TENANT: world.uid()}}});
+    world.api.put(&serde_json::from_value::<Namespace>(former).unwrap());
+    let foreign = json!({"metadata": {"name": "foreign", "labels": {labels::TENANT: "other"}}});
+    world.api.put(&serde_json::from_value::<Namespace>(foreign).unwrap());
+    world.api.edit::<VirtualCluster>("team", "dev", |object| object["status"]["workloadNamespace"] = "foreign".into());
+    world.deleted().await;
+    assert!(world.api.get::<Namespace>("", &name).is_none() && world.api.get::<Namespace>("", "former").is_none());
+    assert!(world.api.get::<Namespace>("", "foreign").is_some());
+}
+
+/// What a user does to a cluster before deleting it.
+type Prepare = fn(&World);
+
+#[tokio::test]
+async fn data_is_retained_in_every_state() {
+    let cases: [(&str, Prepare); 5] = [
+        ("running", |world| world.edit(|spec| spec["deletionPolicy"] = "Retain".into())),
+        ("paused", |world| world.edit(|spec| *spec = json!({"paused": true, "deletionPolicy": "Retain"}))),
+        ("invalid", |world| world.edit(|spec| *spec = json!({"expose": {"type": "Gateway"}, "deletionPolicy": "Retain"}))),
+        ("undecodable", |world| world.edit(|spec| *spec = json!({"topology": "Ring", "deletionPolicy": "Retain"}))),
+        ("a policy of a later version", |world| world.edit(|spec| *spec = json!({"deletionPolicy": "Archive"}))),
+    ];
+    for (state, prepare) in cases {
+        let mut world = World::built(&json!({})).await;
+        let uid = world.uid();
+        world.claim(&uid, &json!({}));
+        world.observe_set();
+        assert_eq!(owners(&world.secret("dev-ca")), [format!("VirtualCluster {uid}")]);
+        prepare(&world);
+        world.deleted().await;
+        let claim = world.live_claim();
+        assert_eq!(owners(&claim), Vec::<String>::new(), "{state}");
+        for labels in [claim.labels(), world.secret("dev-ca").labels(), world.secret("dev-sa").labels()] {
+            let label = |name: &str| labels.get(name).map(String::as_str);
+            assert_eq!((label(labels::RETAINED), label(labels::TENANT)), (Some("true"), Some(uid.as_str())), "{state}");
+            assert_eq!(label(labels::CLUSTER), Some("dev"), "{state}");
+        }
+        for name in ["dev-ca", "dev-sa", "dev-apiserver-config"] {
+            assert_eq!(owners(&world.secret(name)), Vec::<String>::new(), "{state} {name}");
+        }
+        assert!(!owners(&world.secret("dev-apiserver-certs")).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn claims_are_let_go_only_after_their_controller_knows() {
+    let mut world = World::built(&json!({"deletionPolicy": "Delete"})).await;
+    world.claim(&world.uid(), &json!({}));
+    world.observe_set();
+    world.edit(|spec| *spec = json!({"paused": true, "deletionPolicy": "Retain"}));
+    world.delete();
+    for _ in 0..3 {
+        world.reconcile().await.unwrap();
+        assert_eq!(owners(&world.live_claim()), ["StatefulSet set-1"]);
+    }
+    let set: StatefulSet = world.api.get("team", "dev-control-plane").unwrap();
+    assert_eq!(set.spec.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(), Some("Retain"));
+    assert!(world.condition("Ready").1.contains("Deleting"));
+    world.observe_set();
+    world.reconcile().await.unwrap();
+    assert!(owners(&world.live_claim()).is_empty() && world.vc().is_none());
+}
+
+#[tokio::test]
+async fn data_that_was_to_stay_goes_when_the_policy_says_so_at_last() {
+    let mut world = World::built(&json!({"deletionPolicy": "Retain"})).await;
+    let uid = world.uid();
+    world.claim(&uid, &json!({}));
+    assert!(owners(&world.secret("dev-ca")).is_empty());
+    world.edit(|spec| *spec = json!({"paused": true, "deletionPolicy": "Delete"}));
+    world.deleted().await;
+    let expected = [format!("VirtualCluster {uid}")];
+    assert_eq!((owners(&world.live_claim()), owners(&world.secret("dev-ca"))), (expected.to_vec(), expected.to_vec()));
+}
+
+/// A world in which cluster `dev` was deleted and its data retained; and the UID that it had.
+async fn retained() -> (World, String) {
+    let mut world = World::built(&json!({"deletionPolicy": "Retain"})).await;
+    let uid = world.uid();
+    world.claim(&uid, &json!({}));
+    world.observe_set();
+    world.deleted().await;
+    world.collect::<Secret>();
+    (world, uid)
+}
+
+#[tokio::test]
+async fn retained_data_is_not_taken_by_name() {
+    let (mut world, uid) = retained().await;
+    world.create(&json!({}));
+    let refused = world.reconcile().await.unwrap_err();
+    assert_eq!(refused.reason(), "NameConflict");
+    let message = nestling_runtime::error::chain(&refused);
+    assert!(message.contains("set spec.etcd.adopt to that UID") && message.contains(&uid), "{message}");
+    assert_eq!(world.condition("Stalled"), ("True".into(), "NameConflict".into()));
+    // The Secrets are moved away: the claim alone is another cluster's data as well.
+    for name in ["dev-ca", "dev-sa", "dev-apiserver-config"] {
+        world.api.remove::<Secret>("team", name);
+    }
+    let refused = world.reconcile().await.unwrap_err();
+    assert!(nestling_runtime::error::chain(&refused).contains("PersistentVolumeClaim data-dev-control-plane-0"));
+    assert!(world.api.get::<StatefulSet>("team", "dev-control-plane").is_none());
+    // Nor is the data of yet another one.
+    world.edit(|spec| spec["etcd"] = json!({"adopt": "someone-else"}));
+    assert_eq!(world.reconcile().await.unwrap_err().reason(), "NameConflict");
+}
+
+#[tokio::test]
+async fn retained_data_is_adopted_when_asked_for() {
+    let (mut world, uid) = retained().await;
+    // The range of the data, which is not the one that this cluster would get.
+    let range = world.secret("dev-ca").annotations()[labels::SERVICE_RANGE].clone();
+    world.api.edit::<Secret>("team", "dev-ca", |ca| ca["metadata"]["annotations"][labels::SERVICE_RANGE] = "10.150.0.0/20".into());
+    assert!(range.starts_with("10."));
+    let (ca, sa) = (world.secret("dev-ca").data, world.secret("dev-sa").data);
+    world.create(&json!({"etcd": {"adopt": uid}}));
+    assert!(matches!(world.reconcile().await, Err(Error::NoAddress)));
+    world.api.edit::<Service>("team", "dev-apiserver", |service| service["spec"]["clusterIP"] = "127.0.0.1".into());
+    world.reconcile().await.unwrap();
+    let new = world.uid();
+    assert_ne!(new, uid);
+    assert_eq!((world.secret("dev-ca").data, world.secret("dev-sa").data), (ca, sa));
+    assert_eq!(world.live_claim().labels()[labels::TENANT], new);
+    assert!(!world.live_claim().labels().contains_key(labels::RETAINED));
+    assert_eq!(world.secret("dev-ca").labels()[labels::TENANT], new);
+    assert!(world.api.get::<StatefulSet>("team", "dev-control-plane").is_some());
+    assert_eq!(world.status().service_cidrs, ["10.150.0.0/20"]);
+}
+
+#[tokio::test]
+async fn lost_authorities_are_not_replaced_silently_where_there_is_data() {
+    let mut world = World::built(&json!({})).await;
+    let before = world.secret("dev-ca");
+    world.api.remove::<Secret>("team", "dev-ca");
+    assert!(matches!(world.reconcile().await, Err(Error::KeysLost { .. })));
+    assert!(world.api.get::<Secret>("team", "dev-ca").is_none());
+    assert_eq!(world.condition("Stalled"), ("True".into(), "KeysLost".into()));
+    world.api.edit::<VirtualCluster>("team", "dev", |object| object["metadata"]["annotations"] = json!({labels::NEW_KEYS: "true"}));
+    world.reconcile().await.unwrap();
+    assert_ne!(world.secret("dev-ca").data, before.data);
+}
+
+#[tokio::test]
+async fn an_object_that_cannot_be_decoded_is_reported_and_can_be_deleted() {
+    let mut world = World::built(&json!({})).await;
+    world.edit(|spec| *spec = json!({"topology": "Ring"}));
+    world.api.take_writes();
+    assert!(matches!(world.reconcile().await, Err(Error::DecodeFailed(_))));
+    assert!(world.api.take_writes().is_empty());
+    let uid = world.uid_of_undecodable();
+    world.deleted().await;
+    assert_eq!(owners(&world.secret("dev-ca")), [format!("VirtualCluster {uid}")]);
+}
+
+impl World {
+    fn uid_of_undecodable(&self) -> String {
+        Resource::meta(&self.api.get::<Cluster>("team", "dev").unwrap()).uid.clone().unwrap()
+    }
+}
