@@ -76,7 +76,7 @@ impl Report {
     pub(crate) fn phases(&mut self, kinds: &[(&str, Vec<(&'static str, Sample)>)]) {
         let names: Vec<&str> = kinds.iter().map(|(name, _)| *name).collect();
         self.line(&format!("\n| phase, median s after `kubectl apply` | {} |\n| --- |{}", names.join(" | "), " --- |".repeat(kinds.len())));
-        let phases = kinds.first().map(|(_, phases)| phases.iter().map(|(name, _)| *name).collect()).unwrap_or_else(Vec::new);
+        let phases = kinds.first().map_or_else(Vec::new, |(_, phases)| phases.iter().map(|(name, _)| *name).collect());
         for (row, phase) in phases.iter().enumerate() {
             let times: Vec<String> = kinds.iter().map(|(_, phases)| format!("{:.2}", phases[row].1.percentile(50).as_secs_f64())).collect();
             self.line(&format!("| {phase} | {} |", times.join(" | ")));
