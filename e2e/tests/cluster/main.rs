@@ -12,5 +12,6 @@ mod pods;
 mod rights;
 mod services;
 mod streams;
+mod upgrades;
 mod validation;
 mod workloads;
