@@ -29,8 +29,8 @@ pub struct Etcd {
     /// which `storage.size` is added with `storage.medium: Memory`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Take over the volumes and keys that an earlier `VirtualCluster` of this name left behind (`deletionPolicy: Retain`): its UID, which
-    /// their label `nestling.dev/tenant` shows. Read when the cluster is created. Default: none are taken over.
+    /// Take over the volumes and keys that an earlier `VirtualCluster` of this name left behind (`deletionPolicy: Retain`): its UID, e.g.
+    /// `6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11`, which their label `nestling.dev/tenant` shows. Read when the cluster is created. Default: none are taken over.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub adopt: Option<String>,
