@@ -153,7 +153,7 @@ impl State {
         cluster: &TenantUid,
         under_way: bool,
         asks: bool,
-        others: HashSet<TenantUid>,
+        others: &HashSet<TenantUid>,
         limit: usize,
     ) -> bool {
         let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +161,7 @@ impl State {
         if !under_way && !asks {
             return true;
         }
-        let busy = changing.iter().chain(&others).filter(|other| *other != cluster).collect::<HashSet<_>>().len();
+        let busy = changing.iter().chain(others).filter(|other| *other != cluster).collect::<HashSet<_>>().len();
         let may = under_way || busy < limit;
         if may {
             changing.insert(cluster.clone());
@@ -289,14 +289,14 @@ mod tests {
         let state = State::new(ApiServer::new().client(), Stores::new().0);
         let uid = |name: &str| TenantUid::new(name);
         let asks =
-            |name, others: &[&str]| state.change_version(&uid(name), false, true, others.iter().map(|other| uid(other)).collect(), 2);
+            |name, others: &[&str]| state.change_version(&uid(name), false, true, &others.iter().map(|other| uid(other)).collect(), 2);
         assert!(asks("a", &[]) && asks("a", &["a"]) && asks("b", &[]));
         assert!(!asks("c", &[]));
         // One that has begun goes on, whatever the limit.
-        assert!(state.change_version(&uid("d"), true, false, HashSet::new(), 2));
+        assert!(state.change_version(&uid("d"), true, false, &HashSet::new(), 2));
         // "a" and "d" are done, and one that this replica does not know of is under way.
         for done in ["a", "d"] {
-            assert!(state.change_version(&uid(done), false, false, HashSet::new(), 2));
+            assert!(state.change_version(&uid(done), false, false, &HashSet::new(), 2));
         }
         assert!(!asks("c", &["x"]) && asks("c", &[]));
         // Its spec turns out to be invalid.

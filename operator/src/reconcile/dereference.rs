@@ -163,7 +163,7 @@ fn may_change_version(subject: &Subject, running: &Running, ctx: &Context) -> bo
         let changes = other.status.as_ref()?.conditions.iter().any(|condition| condition.reason == CHANGING_VERSION);
         changes.then(|| other.uid().map(TenantUid::new))?
     });
-    ctx.state.change_version(&subject.id.uid, under_way, asks, others.collect(), ctx.config.max_concurrent_rollouts)
+    ctx.state.change_version(&subject.id.uid, under_way, asks, &others.collect(), ctx.config.max_concurrent_rollouts)
 }
 
 async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, DereferenceError> {

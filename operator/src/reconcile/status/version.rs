@@ -35,7 +35,7 @@ mod tests {
     fn versions_are_those_of_the_pods_there_are() {
         let old = pod(&[("kube-scheduler", "registry.example:5000/k8s/kube-scheduler:v1.36.3"), ("other", "other:v9")]);
         let new = pod(&[("kube-scheduler", "registry.k8s.io/kube-scheduler:v1.37.2@sha256:00")]);
-        assert_eq!(running("kube-scheduler", &[new.clone()]), "v1.37.2");
+        assert_eq!(running("kube-scheduler", std::slice::from_ref(&new)), "v1.37.2");
         assert_eq!(running("kube-scheduler", &[new, old]), "v1.36.3, v1.37.2");
         assert_eq!(running("kube-scheduler", &[]), "");
         for nameless in ["sha256:0123", "registry.example:5000/kube-scheduler@sha256:00", "registry.example:5000/kube-scheduler"] {
