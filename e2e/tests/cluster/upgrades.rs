@@ -1,8 +1,9 @@
 //! A tenant goes from one minor version of Kubernetes to the next: kube-apiserver before the controllers, and no pod of the tenant
 //! notices.
 
-use anyhow::{Result, ensure};
-use nestling_e2e::suite::{AGNHOST, Tenant, eventually};
+use anyhow::{Context, Result, ensure};
+use nestling_e2e::suite::{AGNHOST, Kubectl, Tenant, eventually};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const FROM: &str = "v1.36.3";
@@ -56,4 +57,62 @@ fn a_minor_upgrade_changes_kube_apiserver_first_and_no_pod_of_the_tenant() -> Re
         tenant.host().output(&["patch", "virtualcluster", "upgrade", "--type=merge", "-p", "{\"spec\":{\"version\":\"v1.36.3\"}}"])?;
     ensure!(!back.status.success() && back.stderr.contains("downgrade"), "{back:?}");
     Ok(())
+}
+
+/// The tag of the image that a Deployment asks for.
+fn asks(tenant: &Tenant, deployment: &str, container: &str) -> Result<String> {
+    let path = format!(".spec.template.spec.containers[?(@.name==\"{container}\")].image");
+    let image = tenant.host().field(&format!("deployment/{deployment}"), &path)?;
+    image.rsplit(':').next().map(ToOwned::to_owned).context("no tag")
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn a_minor_upgrade_fails_no_request_where_another_kube_apiserver_takes_over() -> Result<()> {
+    let tenant = Tenant::create("live", &format!("{{version: {FROM}, topology: External, etcd: {{storage: {{medium: Memory}}}}}}"))?;
+    let cluster = "virtualcluster/live";
+    ensure!(tenant.host().field(cluster, ".status.version")? == FROM);
+    let ns = tenant.namespace("app")?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let requests = threads.spawn(|| reads_and_writes(&ns, &done));
+        let upgraded = upgrade(&tenant, cluster);
+        done.store(true, Ordering::Relaxed);
+        let made = requests.join().map_err(|_| anyhow::anyhow!("the client panicked"))?;
+        upgraded?;
+        ensure!(made? > 10, "the client made too few requests to show anything");
+        anyhow::Ok(())
+    })?;
+    Ok(())
+}
+
+fn upgrade(tenant: &Tenant, cluster: &str) -> Result<()> {
+    tenant.host().run(&["patch", cluster, "--type=merge", "-p", &format!("{{\"spec\":{{\"version\":\"{TO}\"}}}}")])?;
+    let mut apiserver_first = false;
+    eventually("all of the control plane is to run the new version", Duration::from_secs(150), || {
+        let apiserver = asks(tenant, "live-apiserver", "kube-apiserver")?;
+        let controllers = asks(tenant, "live-controllers", "kube-scheduler")?;
+        apiserver_first |= apiserver == TO && controllers == FROM;
+        ensure!(apiserver == TO && controllers == TO, "{apiserver}, {controllers}");
+        Ok(())
+    })?;
+    ensure!(apiserver_first, "the controllers did not wait for kube-apiserver");
+    tenant.host().rolled_out("deployment/live-controllers")?;
+    tenant.host().wait_for(cluster, &format!("jsonpath={{.status.version}}={TO}"), 60)?;
+    tenant.host().wait_for(cluster, "condition=Ready", 60)
+}
+
+/// One read and one write after the other until `done`, each tried again for as long as an ordinary client does. The number made.
+fn reads_and_writes(kubectl: &Kubectl, done: &AtomicBool) -> Result<usize> {
+    kubectl.run(&["create", "configmap", "counter"])?;
+    let mut made = 0;
+    while !done.load(Ordering::Relaxed) {
+        eventually("a request succeeds", Duration::from_secs(5), || {
+            kubectl.run(&["patch", "configmap", "counter", "--type=merge", "-p", &format!("{{\"data\":{{\"n\":\"{made}\"}}}}")])?;
+            ensure!(kubectl.field("configmap/counter", ".data.n")? == made.to_string());
+            Ok(())
+        })?;
+        made += 1;
+    }
+    Ok(made)
 }
