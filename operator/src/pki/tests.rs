@@ -264,6 +264,37 @@ fn only_the_key_of_a_request_counts() {
     });
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    /// Whatever bytes an agent sends: there is no panic, and what is signed is the subject of its node and no other.
+    #[test]
+    fn no_bytes_make_the_operator_sign_another_subject(
+        noise in proptest::collection::vec(any::<u8>(), 0..400),
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        static GOOD: OnceLock<(Secret, Vec<u8>)> = OnceLock::new();
+        let (ca, good) = GOOD.get_or_init(|| {
+            let ca = planned(&BTreeMap::new(), &endpoint(), now()).secrets.ca;
+            (ca, request(&KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()))
+        });
+        let mut edited = good.clone();
+        for (at, value) in &edits {
+            let at = at.index(edited.len());
+            edited[at] = *value;
+        }
+        let short = good[..cut.index(good.len())].to_vec();
+        for csr in [noise, edited, short] {
+            if let Ok(signed) = sign::kubelet(ca, &NodeName::new("node-1"), &csr, now(), HOUR) {
+                with_certificate(&signed.chain_pem, |certificate| {
+                    assert_eq!(certificate.subject().to_string(), "O=system:nodes, CN=system:node:node-1");
+                    assert!(certificate.subject_alternative_name().unwrap().is_none() && !certificate.is_ca());
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn requests_that_prove_nothing_or_bring_odd_keys_are_refused() {
     let ca = planned(&BTreeMap::new(), &endpoint(), now()).secrets.ca;
