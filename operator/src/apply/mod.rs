@@ -10,20 +10,21 @@ mod tests;
 
 use crate::host::Stores;
 use crate::state::{State, Verified};
-use drift::{APPLIED, holds, stamp};
+use drift::{APPLIED, holds, stamp, without_additions};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta, TypeMeta};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_crds::names::TenantUid;
 use nestling_crds::v1alpha1::VirtualCluster;
-use nestling_runtime::kube::delete_exact;
+use nestling_runtime::kube::{call, delete_exact};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -135,7 +136,13 @@ pub(crate) async fn ensure(
     let applied = nestling_runtime::kube::apply(&api, labels::OPERATOR, &desired.object).await;
     let applied = applied.map_err(|source| ApplyError::Apply { object: shown.clone(), source })?;
     tracing::debug!(object = shown, namespace = desired.object.metadata.namespace, "applied");
-    Ok(applied)
+    let (wanted, found) = (serde_json::to_value(&desired.object).map_err(convert)?, serde_json::to_value(&applied).map_err(convert)?);
+    let Some(mut fields) = without_additions(&wanted, &found) else { return Ok(applied) };
+    tracing::warn!(object = shown, namespace = desired.object.metadata.namespace, "entries that others have added are removed");
+    fields["metadata"] = json!({"uid": applied.metadata.uid, "resourceVersion": applied.metadata.resource_version});
+    let params = PatchParams { field_manager: Some(labels::OPERATOR.into()), ..PatchParams::default() };
+    let pruned = call(api.patch(&desired.object.name_any(), &params, &Patch::Merge(fields))).await;
+    pruned.map_err(|source| ApplyError::Apply { object: shown.clone(), source })
 }
 
 /// Applies the host objects of one cluster.

@@ -25,16 +25,20 @@ pub(crate) mod validate;
 pub(crate) use error::Error;
 
 use crate::host::Cluster;
+use crate::model::metadata::component;
 use crate::state::Context;
 use jiff::Timestamp;
-use kube::Resource as _;
 use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource as _, ResourceExt as _};
+use nestling_crds::labels;
 use nestling_runtime::error::chain;
 use status::{Observed, Outcome, Progress};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use subject::Subject;
+use subject::{Identity, Subject};
+use validate::Invalid;
 
 /// Steps that take longer are given up and tried again: every call has its own time-out, but there are many.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -92,6 +96,7 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
 
 async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     cleanup::ensure_finalizer(subject, ctx).await?;
+    refuse_workload_namespace(&subject.id, ctx)?;
     let reads = Box::pin(dereference::dereference(subject, ctx)).await?;
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
@@ -101,6 +106,17 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let (inside, applied) = Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?;
     let observed = Observed::applied(&cluster, &host, inside, &ctx.stores);
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
+}
+
+/// Agents may create pods in workload namespaces, and so mount what is in them: no control plane belongs there.
+fn refuse_workload_namespace(id: &Identity, ctx: &Context) -> Result<(), Error> {
+    let live = ctx.stores.namespaces.get(&ObjectRef::new(&id.namespace));
+    let is_workload = live.is_some_and(|live| live.labels().get(labels::COMPONENT).is_some_and(|value| value == component::WORKLOAD));
+    if !is_workload {
+        return Ok(());
+    }
+    let message = "is the workload namespace of another cluster: create the VirtualCluster in a namespace of your own";
+    Err(Error::Invalid(vec![Invalid { field: "metadata.namespace".into(), message: message.into() }]))
 }
 
 /// What goes on whatever the spec says: what runs is observed, and its certificates are renewed for what they say already.

@@ -427,3 +427,34 @@ impl World {
         Resource::meta(&self.api.get::<Cluster>("team", "dev").unwrap()).uid.clone().unwrap()
     }
 }
+
+#[tokio::test]
+async fn a_foreign_container_in_a_control_plane_is_removed() {
+    let mut world = World::built(&json!({})).await;
+    world.api.edit::<StatefulSet>("team", "dev-control-plane", |set| {
+        let pod = &mut set["spec"]["template"]["spec"];
+        pod["containers"].as_array_mut().unwrap().push(json!({"name": "foreign", "image": "foreign"}));
+        set["metadata"]["generation"] = 7.into();
+    });
+    world.api.edit::<Deployment>("team", "dev-controllers", |deployment| {
+        deployment["spec"]["template"]["spec"]["hostAliases"] = json!([{"ip": "192.0.2.1", "hostnames": ["kubernetes"]}]);
+        deployment["metadata"]["generation"] = 7.into();
+    });
+    world.reconcile().await.unwrap();
+    let names =
+        |pod: &k8s_openapi::api::core::v1::PodSpec| pod.containers.iter().map(|container| container.name.clone()).collect::<Vec<_>>();
+    let set: StatefulSet = world.api.get("team", "dev-control-plane").unwrap();
+    assert_eq!(names(&set.spec.template.spec.unwrap()), ["kube-apiserver"]);
+    let deployment: Deployment = world.api.get("team", "dev-controllers").unwrap();
+    assert!(deployment.spec.template.spec.unwrap().host_aliases.is_none_or(|aliases| aliases.is_empty()));
+}
+
+#[tokio::test]
+async fn a_cluster_in_the_workload_namespace_of_another_is_refused() {
+    let mut world = World::new(&json!({}));
+    let labels = json!({labels::TENANT: "other", labels::COMPONENT: "workload", labels::MANAGED_BY: labels::OPERATOR});
+    world.api.put(&serde_json::from_value::<Namespace>(json!({"metadata": {"name": "team", "labels": labels}})).unwrap());
+    let refused = world.reconcile().await.unwrap_err();
+    assert!(nestling_runtime::error::chain(&refused).contains("metadata.namespace is the workload namespace of another cluster"));
+    assert!(world.api.get::<Service>("team", "dev-apiserver").is_none());
+}
