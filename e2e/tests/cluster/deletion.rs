@@ -1,7 +1,7 @@
 //! Deleting a `VirtualCluster` leaves nothing on the host.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::{AGNHOST, Kubectl, Tenant, eventually};
+use nestling_e2e::suite::{AGNHOST, Kubectl, Paths, Tenant, eventually, manifest, tenant_kubectl};
 use std::time::Duration;
 
 /// Every namespaced object that carries the label, of every kind that can be listed.
@@ -47,4 +47,34 @@ fn nothing_is_left_after_deletion() -> Result<()> {
         ensure!(rest.is_empty(), "{rest:?}");
         Ok(())
     })
+}
+
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn retained_data_is_taken_over_when_asked_for_and_never_by_name() -> Result<()> {
+    let tenant = Tenant::create("kept", "{}")?;
+    tenant.kubectl().run(&["create", "configmap", "marker", "--from-literal=a=b"])?;
+    let host = tenant.host();
+    let uid = host.field("virtualcluster/kept", ".metadata.uid")?;
+    // Decided while nothing is reconciled, and all the same carried out.
+    host.run(&["patch", "virtualcluster", "kept", "--type=merge", "-p", "{\"spec\":{\"paused\":true,\"deletionPolicy\":\"Retain\"}}"])?;
+    host.run(&["delete", "virtualcluster", "kept", "--timeout=90s"])?;
+    let claim = "persistentvolumeclaim/data-kept-control-plane-0";
+    ensure!(host.field(claim, ".metadata.ownerReferences")?.is_empty(), "the claim has an owner that will take it along");
+    ensure!(host.field(claim, ".metadata.labels.nestling\\.dev/tenant")? == uid);
+
+    host.apply(&manifest("kept", "{}"))?;
+    eventually("a cluster of the same name is refused", Duration::from_secs(30), || {
+        let message = host.field("virtualcluster/kept", ".status.conditions[?(@.type==\"Ready\")].message")?;
+        ensure!(message.contains("spec.etcd.adopt") && message.contains(&uid), "{message}");
+        Ok(())
+    })?;
+    ensure!(host.names(&["statefulsets"])?.is_empty(), "a control plane was made");
+
+    host.apply(&manifest("kept", &format!("{{etcd: {{adopt: {uid}}}}}")))?;
+    host.wait_for("virtualcluster/kept", "condition=Ready", 110)?;
+    let again = tenant_kubectl(host.name(), "kept", &Paths::default().tenant_kubeconfig(host.name(), "kept"))?;
+    ensure!(again.field("configmap/marker", ".data.a")? == "b", "the data is not that of the earlier cluster");
+    ensure!(host.field(claim, ".metadata.labels.nestling\\.dev/tenant")? == host.field("virtualcluster/kept", ".metadata.uid")?);
+    Ok(())
 }
