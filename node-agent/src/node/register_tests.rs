@@ -1,189 +1,143 @@
-//! The loop of a Node against a tenant API that holds it in memory: what is written, and what is not.
+//! The loop of a Node against a tenant API in memory: what is written, and what is not.
 
 use super::fixture::{host_node, tenant_spec};
 use super::{HostNode, run};
-use crate::fixtures::tenant_with;
-use bytes::Bytes;
-use futures::StreamExt as _;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
-use kube::Client;
-use kube::client::Body;
+use crate::fixtures::{NODE, tenant_with};
+use crate::tenant::TenantSpec;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use nestling_runtime::testing::{ApiServer, Fault};
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::broadcast;
-use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
 
-type Answer = UnsyncBoxBody<Bytes, Infallible>;
-
-struct State {
-    node: Option<Value>,
-    lease: Option<Value>,
-    /// Writes of the Node, as "METHOD path-suffix fields".
-    writes: Vec<String>,
-    version: u64,
-    events: broadcast::Sender<String>,
-}
-
-#[derive(Clone)]
-struct Api(Arc<Mutex<State>>);
-
-impl Api {
-    fn new() -> Self {
-        let events = broadcast::channel(16).0;
-        Self(Arc::new(Mutex::new(State { node: None, lease: None, writes: Vec::new(), version: 1, events })))
-    }
-
-    fn client(&self) -> Client {
-        let api = self.clone();
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let api = api.clone();
-            async move { Ok::<_, Infallible>(api.answer(request).await) }
-        });
-        Client::new(service, "default")
-    }
-
-    async fn answer(&self, request: Request<Body>) -> Response<Answer> {
-        let (parts, body) = request.into_parts();
-        let body: Value = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
-        let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
-        let mut state = self.0.lock().unwrap();
-        if path.contains("/leases") {
-            return state.lease(&parts.method, &body);
-        }
-        if query.contains("watch=") {
-            let events = BroadcastStream::new(state.events.subscribe());
-            let frames = events.map(|line| Ok::<_, Infallible>(Frame::data(Bytes::from(line.unwrap()))));
-            return Response::new(UnsyncBoxBody::new(StreamBody::new(frames)));
-        }
-        match parts.method {
-            Method::GET => {
-                let version = json!({"resourceVersion": state.version.to_string()});
-                let items: Vec<&Value> = state.node.iter().collect();
-                ok(&json!({"kind": "NodeList", "apiVersion": "v1", "metadata": version, "items": items}))
-            }
-            method => {
-                let subject = if body.get("status").is_some() && method == Method::PATCH { "status" } else { "metadata" };
-                let fields = body[subject].as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(",");
-                state.writes.push(format!("{method} {path} {fields}"));
-                let mut node = state.node.take().unwrap_or_else(|| json!({"metadata": {"uid": "node-uid"}}));
-                merge(&mut node, &body);
-                state.put(node)
-            }
-        }
-    }
-
-    fn writes(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap().writes)
-    }
-
-    fn delete(&self) {
-        let mut state = self.0.lock().unwrap();
-        let node = state.node.take().unwrap();
-        state.tell("DELETED", &node);
-    }
-
-    fn lease(&self) -> Option<Value> {
-        self.0.lock().unwrap().lease.clone()
-    }
-}
-
-impl State {
-    fn put(&mut self, mut node: Value) -> Response<Answer> {
-        self.version += 1;
-        node["metadata"]["resourceVersion"] = self.version.to_string().into();
-        self.tell("ADDED", &node);
-        let answer = ok(&node);
-        self.node = Some(node);
-        answer
-    }
-
-    fn tell(&self, kind: &str, node: &Value) {
-        let mut object = node.clone();
-        merge(&mut object, &json!({"kind": "Node", "apiVersion": "v1"}));
-        drop(self.events.send(format!("{}\n", json!({"type": kind, "object": object}))));
-    }
-
-    fn lease(&mut self, method: &Method, body: &Value) -> Response<Answer> {
-        if *method == Method::GET {
-            return self.lease.as_ref().map_or_else(not_found, ok);
-        }
-        self.lease = Some(body.clone());
-        ok(body)
-    }
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    match patch {
-        Value::Object(fields) => fields.iter().for_each(|(key, value)| merge(&mut target[key], value)),
-        Value::Array(items) => *target = items.iter().filter(|item| item.get("$patch").is_none()).cloned().collect(),
-        value => *target = value.clone(),
-    }
-}
-
-fn ok(value: &Value) -> Response<Answer> {
-    Response::new(whole(value))
-}
-
-fn whole(value: &Value) -> Answer {
-    Full::new(Bytes::from(value.to_string())).boxed_unsync()
-}
-
-fn not_found() -> Response<Answer> {
-    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
-    Response::builder().status(StatusCode::NOT_FOUND).body(whole(&status)).unwrap()
-}
-
-fn start(api: &Api, host: HostNode) -> CancellationToken {
-    let (tenant, _writers) = tenant_with(tenant_spec(), &api.client());
+fn start(api: &ApiServer, spec: TenantSpec, host: HostNode) -> DropGuard {
+    let (tenant, _writers) = tenant_with(spec, &api.client());
     let stop = CancellationToken::new();
     tokio::spawn(run(tenant, host, stop.clone()));
-    stop
+    stop.drop_guard()
 }
 
 async fn after(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
+/// Writes of the Node since the last call, with the fields that they have.
+fn writes(api: &ApiServer) -> Vec<String> {
+    let requests = api.take_requests();
+    let writes = requests.iter().filter(|request| request.is_write() && request.resource.starts_with("nodes"));
+    let fields = |value: &Value| value.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(",");
+    writes
+        .map(|write| {
+            let subject = if write.resource.ends_with("/status") { "status" } else { "metadata" };
+            format!("{} {} {}", write.verb, write.resource, fields(&write.body[subject]))
+        })
+        .collect()
+}
+
+fn node(api: &ApiServer) -> Node {
+    api.get("", NODE).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_is_registered_once_and_then_only_kept_alive() {
-    let api = Api::new();
+    let api = ApiServer::new();
     let (host, change) = HostNode::changeable(host_node());
-    let stop = start(&api, host);
+    let _running = start(&api, tenant_spec(), host);
     after(5).await;
-    assert_eq!(api.writes(), ["POST /api/v1/nodes annotations,labels,name"]);
-    let lease = api.lease().unwrap();
-    assert_eq!(lease["spec"]["leaseDurationSeconds"], 40);
-    assert_eq!(lease["metadata"]["ownerReferences"][0]["uid"], "node-uid");
+    assert_eq!(writes(&api), ["create nodes annotations,labels,name"]);
+    let lease: Lease = api.get("kube-node-lease", NODE).unwrap();
+    assert_eq!(lease.spec.unwrap().lease_duration_seconds, Some(40));
+    assert_eq!(Some(&lease.metadata.owner_references.unwrap()[0].uid), node(&api).metadata.uid.as_ref());
 
     after(240).await;
-    assert_eq!(api.writes(), [""; 0], "at rest nothing but the lease is written");
+    assert_eq!(writes(&api), [""; 0], "at rest nothing but the lease is written");
     after(120).await;
-    assert_eq!(api.writes(), ["PATCH /api/v1/nodes/worker-7/status conditions"], "the report of every five minutes");
+    assert_eq!(writes(&api), ["patch nodes/status conditions"], "the report of every five minutes");
 
     let mut not_ready = host_node();
     not_ready.status.as_mut().unwrap().conditions.as_mut().unwrap().last_mut().unwrap().status = "False".into();
     change.send_replace(Some(Arc::new(not_ready)));
     after(1).await;
-    assert_eq!(api.writes(), ["PATCH /api/v1/nodes/worker-7/status conditions"], "what happens to the host is told at once");
-    stop.cancel();
+    assert_eq!(writes(&api), ["patch nodes/status conditions"], "a change on the host is reported at once");
+    let ready = |condition: &&k8s_openapi::api::core::v1::NodeCondition| condition.type_ == "Ready";
+    assert_eq!(node(&api).status.unwrap().conditions.iter().flatten().find(ready).unwrap().status, "False");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_node_is_registered_again_but_not_at_once() {
-    let api = Api::new();
-    let stop = start(&api, HostNode::changeable(host_node()).0);
+    let api = ApiServer::new();
+    let _running = start(&api, tenant_spec(), HostNode::changeable(host_node()).0);
     after(5).await;
-    api.writes();
-    api.delete();
+    writes(&api);
+    assert!(api.remove::<Node>("", NODE));
     after(5).await;
-    assert!(api.writes().is_empty());
+    assert!(writes(&api).is_empty());
     after(10).await;
-    assert_eq!(api.writes(), ["POST /api/v1/nodes annotations,labels,name"]);
-    stop.cancel();
+    assert_eq!(writes(&api), ["create nodes annotations,labels,name"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_wrote_into_the_status_stays() {
+    let api = ApiServer::new();
+    let (host, change) = HostNode::changeable(host_node());
+    let _running = start(&api, tenant_spec(), host);
+    after(5).await;
+    api.edit::<Node>("", NODE, |node| {
+        node["spec"]["taints"] = json!([{"key": "team", "effect": "NoExecute"}]);
+        node["metadata"]["labels"]["team"] = json!("a");
+        let conditions = node["status"]["conditions"].as_array_mut().unwrap();
+        conditions.push(json!({"type": "KernelDeadlock", "status": "False", "lastTransitionTime": "2026-01-01T00:00:00Z"}));
+    });
+    let mut moved = host_node();
+    let status = moved.status.as_mut().unwrap();
+    status.conditions.as_mut().unwrap()[1].status = "True".into();
+    status.addresses.as_mut().unwrap()[0].address = "172.30.0.8".into();
+    let second = k8s_openapi::api::core::v1::NodeAddress { type_: "InternalIP".into(), address: "fd00::8".into() };
+    status.addresses.as_mut().unwrap().push(second);
+    change.send_replace(Some(Arc::new(moved)));
+    after(5).await;
+
+    let node = node(&api);
+    let status = node.status.unwrap();
+    let conditions: BTreeSet<String> = status.conditions.unwrap().into_iter().map(|c| format!("{}={}", c.type_, c.status)).collect();
+    let expected = ["DiskPressure=False", "KernelDeadlock=False", "MemoryPressure=True", "PIDPressure=False", "Ready=True"];
+    assert_eq!(conditions, expected.map(String::from).into());
+    let addresses: Vec<String> = status.addresses.unwrap().into_iter().map(|address| address.address).collect();
+    assert_eq!(addresses, ["172.30.0.8", "worker-7", "fd00::8"], "two addresses of one type are two");
+    assert_eq!(node.spec.unwrap().taints.unwrap()[0].key, "team");
+    assert_eq!(node.metadata.labels.unwrap()["team"], "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_is_retried_and_a_lost_answer_makes_no_second_node() {
+    let api = ApiServer::new();
+    api.inject("create", "nodes", 2, Fault::Status(500));
+    api.inject("create", "nodes", 1, Fault::LoseAnswer);
+    let _running = start(&api, tenant_spec(), HostNode::changeable(host_node()).0);
+    after(30).await;
+    let first = node(&api).metadata.uid;
+    after(60).await;
+    assert_eq!(node(&api).metadata.uid, first);
+    let lease: Lease = api.get("kube-node-lease", NODE).unwrap();
+    assert_eq!(Some(&lease.metadata.owner_references.unwrap()[0].uid), first.as_ref());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_draining_node_is_not_registered_and_an_existing_one_is_cordoned() {
+    let api = ApiServer::new();
+    let draining = TenantSpec { draining: true, ..tenant_spec() };
+    let running = start(&api, draining.clone(), HostNode::changeable(host_node()).0);
+    after(30).await;
+    assert_eq!(writes(&api), [""; 0]);
+    drop(running);
+
+    let existing: Node = serde_json::from_value(json!({"metadata": {"name": NODE}})).unwrap();
+    api.put(&existing);
+    let _running = start(&api, draining, HostNode::changeable(host_node()).0);
+    after(30).await;
+    assert_eq!(node(&api).spec.unwrap().unschedulable, Some(true));
 }
