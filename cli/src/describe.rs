@@ -93,7 +93,7 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         rows.push(("Etcd Replicas", etcd.replicas.unwrap_or(1).to_string()));
     }
     if *paused {
-        rows.push(("Paused", "true (the operator does not reconcile this cluster)".to_owned()));
+        rows.push(("Paused", "true (changes of the spec are not carried out)".to_owned()));
     }
     if *hibernate {
         rows.push(("Hibernate", "true".to_owned()));
