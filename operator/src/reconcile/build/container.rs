@@ -25,7 +25,7 @@ pub(super) fn container(name: &str, image: &str, command: &[&str], args: Vec<Str
 }
 
 /// How far the heap of a Go program may grow beyond what is live before it is collected, percent. Go's own value is 100: half of
-/// an idle tenant's memory would be garbage. docs/benchmarks.md has what this one saves, and what it costs in CPU.
+/// an idle tenant's memory would be garbage. docs/benchmarks.md has the memory and CPU of an idle tenant with it.
 const GOGC: &str = "50";
 
 /// Settings of the Go runtime for a program with these resources. Near its limit, if it has one, it collects more often, before
