@@ -52,7 +52,7 @@ pub(crate) fn measure(tenant: &Tenant) -> Result<Rest> {
 
 /// etcd's revision, which each write raises by one.
 fn revision(tenant: &Tenant) -> Result<u32> {
-    let list = tenant.kubectl().json(&["get", "--raw", "/api/v1/nodes?limit=1"])?;
+    let list: serde_json::Value = serde_json::from_str(&tenant.kubectl().run(&["get", "--raw", "/api/v1/nodes?limit=1"])?)?;
     list.pointer("/metadata/resourceVersion")
         .and_then(|version| version.as_str())
         .context("a list has a version")?
