@@ -2,9 +2,8 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 
 /// Observed state of a tenant cluster.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -15,6 +14,7 @@ pub struct VirtualClusterStatus {
     pub observed_generation: Option<i64>,
     /// Summary in one word, for humans. Programs should use the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub phase: Option<Phase>,
     /// Kubernetes version that kube-apiserver runs, the oldest of its replicas, e.g. `v1.37.2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,21 +93,6 @@ pub enum Phase {
     /// A word of another version of Nestling.
     #[serde(other)]
     Unknown,
-}
-
-/// Not derived: the schema is that of any string.
-impl JsonSchema for Phase {
-    fn schema_name() -> Cow<'static, str> {
-        "Phase".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string"})
-    }
 }
 
 /// A key of a Secret in the namespace of the `VirtualCluster`.
