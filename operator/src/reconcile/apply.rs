@@ -11,7 +11,7 @@ use crate::pki::PkiPolicy;
 use crate::pki::{Pki, PkiSecrets};
 use crate::reconcile::build;
 use crate::reconcile::build::{Applied, Prepared, Resources};
-use crate::reconcile::dereference::{DereferenceError, Dereferenced};
+use crate::reconcile::dereference::{DereferenceError, Dereferenced, pki_secrets};
 use crate::reconcile::error::Error;
 use crate::reconcile::subject::Identity;
 use crate::state::Context;
@@ -24,7 +24,6 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 
 /// A cluster as it is on the host.
@@ -189,12 +188,8 @@ pub(crate) async fn observe(id: &Identity, ctx: &Context) -> Result<Option<Obser
 /// Renews the certificates of a cluster whose spec is not carried out, each for what it says already. Returns when the next
 /// one is due.
 pub(crate) async fn renew(id: &Identity, ctx: &Context) -> Result<Timestamp, Error> {
-    let mut existing = BTreeMap::new();
-    for name in pki::secret_names(&id.name) {
-        let secret = ctx.state.secret(&id.uid, &id.namespace, &name).await;
-        let secret = secret.map_err(|source| DereferenceError::Secret { name: name.clone(), source })?;
-        existing.extend(secret.filter(|secret| is_own(&secret.metadata, id, ctx)).map(|secret| (name, (*secret).clone())));
-    }
+    let mut existing = pki_secrets(id, ctx).await?;
+    existing.retain(|_, secret| is_own(&secret.metadata, id, ctx));
     let pki::Renewed { secrets, renew_at } = pki::renew(&id.name, &ctx.installation, &existing, Timestamp::now())?;
     let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &id.uid, adopt: None };
     for secret in secrets {

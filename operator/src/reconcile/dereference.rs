@@ -11,7 +11,7 @@ use crate::model::names::PINNED_NODE;
 use crate::pki;
 use crate::pki::installation::InstallationCas;
 use crate::reconcile::retained;
-use crate::reconcile::subject::Subject;
+use crate::reconcile::subject::{Identity, Subject};
 use crate::state::Context;
 use futures::future::try_join_all;
 use ipnet::IpNet;
@@ -97,16 +97,10 @@ pub(crate) enum DereferenceError {
 }
 
 pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dereferenced, DereferenceError> {
-    let (namespace, stores) = (&subject.id.namespace, &ctx.stores);
-    let secrets = try_join_all(pki::secret_names(&subject.id.name).map(|name| async move {
-        match ctx.state.secret(&subject.id.uid, namespace, &name).await {
-            Ok(secret) => Ok(secret.map(|secret| (name, (*secret).clone()))),
-            Err(source) => Err(DereferenceError::Secret { name, source }),
-        }
-    }));
+    let stores = &ctx.stores;
     let running = running(subject, stores);
     let may_change_version = may_change_version(subject, &running, ctx);
-    let secrets: BTreeMap<String, Secret> = secrets.await?.into_iter().flatten().collect();
+    let secrets = pki_secrets(&subject.id, ctx).await?;
     let adopt = subject.vc.spec.etcd.adopt.as_deref();
     for (name, secret) in &secrets {
         // Keys of another cluster are not built on, not even before they would be refused.
@@ -164,6 +158,17 @@ fn may_change_version(subject: &Subject, running: &Running, ctx: &Context) -> bo
         changes.then(|| other.uid().map(TenantUid::new))?
     });
     ctx.state.change_version(&subject.id.uid, under_way, asks, &others.collect(), ctx.config.max_concurrent_rollouts)
+}
+
+/// The cluster's PKI Secrets that there are, by name, whoever owns them.
+pub(super) async fn pki_secrets(id: &Identity, ctx: &Context) -> Result<BTreeMap<String, Secret>, DereferenceError> {
+    let reads = pki::secret_names(&id.name).map(|name| async move {
+        match ctx.state.secret(&id.uid, &id.namespace, &name).await {
+            Ok(secret) => Ok(secret.map(|secret| (name, (*secret).clone()))),
+            Err(source) => Err(DereferenceError::Secret { name, source }),
+        }
+    });
+    Ok(try_join_all(reads).await?.into_iter().flatten().collect())
 }
 
 async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, DereferenceError> {
