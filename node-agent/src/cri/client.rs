@@ -3,8 +3,8 @@
 use super::v1::runtime_service_client::RuntimeServiceClient;
 use super::{Cri, CriError, v1};
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use std::future::Future;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -121,11 +121,12 @@ impl Cri for CriClient {
         Ok(answer(call, WORK_LIMIT, self.runtime.clone().list_pod_sandbox_stats(request(message, WORK_LIMIT))).await?.stats)
     }
 
-    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError> {
-        let failed = |status| CriError::Call { call: "GetContainerEvents", source: Box::new(status) };
+    fn container_events(&self) -> BoxStream<'static, Result<v1::ContainerEventResponse, CriError>> {
+        let mut runtime = self.runtime.clone();
         // Without a deadline: the stream is as long as the runtime runs, and carries nothing while nothing happens.
-        let events = self.runtime.clone().get_container_events(v1::GetEventsRequest {}).await.map_err(failed)?.into_inner();
-        Ok(events.map(move |event| event.map_err(failed)).boxed())
+        let events = async move { runtime.get_container_events(v1::GetEventsRequest {}).await.map(Response::into_inner) };
+        let failed = |status| CriError::Call { call: "GetContainerEvents", source: Box::new(status) };
+        events.try_flatten_stream().map_err(failed).boxed()
     }
 }
 

@@ -4,8 +4,8 @@
 use super::v1::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use super::{Cri, CriError, v1};
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -152,13 +152,13 @@ impl Cri for FakeCri {
         })
     }
 
-    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError> {
+    fn container_events(&self) -> BoxStream<'static, Result<v1::ContainerEventResponse, CriError>> {
         let events = self.call("GetContainerEvents", |state| {
             let (sender, events) = mpsc::unbounded_channel();
             state.event_streams.push(sender);
-            Ok(events)
-        })?;
-        Ok(UnboundedReceiverStream::new(events).map(Ok).boxed())
+            Ok(UnboundedReceiverStream::new(events).map(Ok))
+        });
+        stream::iter([events]).try_flatten().boxed()
     }
 }
 
@@ -175,10 +175,14 @@ pub(crate) fn serve(socket: &Path, fake: Arc<FakeCri>, shutdown: CancellationTok
 }
 
 fn reply<T>(answer: Result<T, CriError>) -> Result<Response<T>, Status> {
-    answer.map(Response::new).map_err(|error| match error {
+    answer.map(Response::new).map_err(status)
+}
+
+fn status(error: CriError) -> Status {
+    match error {
         CriError::Call { source, .. } => *source,
         other => Status::internal(other.to_string()),
-    })
+    }
 }
 
 #[async_trait]
@@ -229,7 +233,6 @@ impl RuntimeService for Service {
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Result<Response<BoxStream<'static, Result<v1::ContainerEventResponse, Status>>>, Status> {
-        let events = self.0.container_events().await;
-        reply(events.map(|events| events.map(|event| event.map_err(|error| Status::internal(error.to_string()))).boxed()))
+        Ok(Response::new(self.0.container_events().map(|event| event.map_err(status)).boxed()))
     }
 }

@@ -64,9 +64,9 @@ pub trait Cri: Send + Sync {
     /// Use of processor, memory and network of the sandboxes that match, with their containers.
     async fn pod_sandbox_stats(&self, filter: v1::PodSandboxStatsFilter) -> Result<Vec<v1::PodSandboxStats>, CriError>;
 
-    /// Events of all sandboxes and containers from now on, until the runtime ends or closes the stream. CRI-O without
-    /// `enable_pod_events` answers `Unimplemented` or `FailedPrecondition`.
-    async fn container_events(&self) -> Result<BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>, CriError>;
+    /// Events of all sandboxes and containers from now on, until the runtime ends or closes the stream. containerd answers
+    /// the call with the first event; CRI-O without `enable_pod_events` answers `Unimplemented` or `FailedPrecondition`.
+    fn container_events(&self) -> BoxStream<'static, Result<v1::ContainerEventResponse, CriError>>;
 }
 
 #[derive(Debug, thiserror::Error)]

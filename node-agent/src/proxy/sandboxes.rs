@@ -9,7 +9,7 @@ use super::Proxy;
 use crate::cri::v1::{ContainerEventResponse, ContainerEventType, PodSandboxState, PodSandboxStatus};
 use crate::cri::{Cri, CriError};
 use crate::tenant::Tenants;
-use futures::StreamExt;
+use futures::TryStreamExt;
 use nestling_crds::labels;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
 use nestling_runtime::backoff::Backoff;
@@ -54,13 +54,13 @@ async fn follow(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy) {
     }
 }
 
-/// Forwards events until the stream ends. `has_begun` is set once the runtime has accepted the call.
+/// Forwards events until the stream ends. `has_begun` is set by the first of them.
 async fn forward(cri: &dyn Cri, tenants: &Tenants, proxy: &Proxy, has_begun: &mut bool) -> Result<(), CriError> {
-    let mut events = cri.container_events().await?;
-    *has_begun = true;
+    let mut events = cri.container_events();
     let workload_namespace = |tenant: &TenantUid| tenants.get(tenant).map(|tenant| tenant.spec.workload_namespace.clone());
-    while let Some(event) = events.next().await {
-        match SandboxEvent::of(event?, workload_namespace) {
+    while let Some(event) = events.try_next().await? {
+        *has_begun = true;
+        match SandboxEvent::of(event, workload_namespace) {
             Some(SandboxEvent::Up { sandbox, tenant, addresses }) => {
                 tracing::debug!(%tenant, %sandbox, ?addresses, "sandbox is up");
                 proxy.announce(&sandbox, &tenant, addresses);
