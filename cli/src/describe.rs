@@ -58,6 +58,7 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         kubeconfig: _,
         paused,
         hibernate,
+        hibernated_pods,
         deletion_policy,
     } = &cluster.spec;
     let created = cluster.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -96,7 +97,7 @@ fn summary(cluster: &VirtualCluster, status: &VirtualClusterStatus, now: Timesta
         rows.push(("Paused", "true (changes of the spec are not carried out)".to_owned()));
     }
     if *hibernate {
-        rows.push(("Hibernate", "true".to_owned()));
+        rows.push(("Hibernate", format!("true ({hibernated_pods:?} pods)")));
     }
     rows.into_iter().map(|(name, value)| vec![format!("{name}:"), value]).collect()
 }

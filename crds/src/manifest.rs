@@ -2,7 +2,7 @@
 
 use crate::v1alpha1::VirtualCluster;
 use kube::CustomResourceExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const HEADER: &str = "# Written by `make generate` from crds/src/v1alpha1: edit there.\n";
 
@@ -13,6 +13,7 @@ pub const PATH: &str = "charts/nestling/crds/virtualclusters.yaml";
 pub fn virtual_clusters() -> Result<String, ManifestError> {
     let mut crd = serde_json::to_value(VirtualCluster::crd()).map_err(ManifestError::Encode)?;
     drop_empty(&mut crd);
+    default_status(&mut crd);
     let yaml = serde_saphyr::to_string(&crd).map_err(ManifestError::Write)?;
     Ok(format!("{HEADER}{yaml}"))
 }
@@ -30,6 +31,13 @@ pub enum ManifestError {
 fn drop_empty(crd: &mut Value) {
     if let Some(names) = crd.pointer_mut("/spec/names").and_then(Value::as_object_mut) {
         names.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+    }
+}
+
+/// A new object reads as one that nobody has looked at yet. Without a status, tools such as kstatus take it for done.
+fn default_status(crd: &mut Value) {
+    if let Some(status) = crd.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status") {
+        status["default"] = json!({"observedGeneration": -1});
     }
 }
 

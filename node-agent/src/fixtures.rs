@@ -27,6 +27,8 @@ pub(crate) fn tenant_spec() -> TenantSpec {
         capacity: BTreeMap::new(),
         node_labels: BTreeMap::new(),
         draining: false,
+        hibernated: false,
+        resumed_at: None,
     }
 }
 

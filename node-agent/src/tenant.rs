@@ -4,6 +4,7 @@
 //! Every other part of the agent may import this file; it imports none of them.
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::{self, Store, store::Writer};
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
@@ -34,6 +35,10 @@ pub(crate) struct TenantSpec {
     /// Caps on what the tenant sees of the node, as Kubernetes quantities.
     pub(crate) capacity: BTreeMap<String, String>,
     pub(crate) draining: bool,
+    /// The pods are to be stopped, and nothing else to be done.
+    pub(crate) hibernated: bool,
+    /// Pods that started before were stopped for hibernation and start again.
+    pub(crate) resumed_at: Option<Timestamp>,
     /// Labels of the Node beside those that every Node has.
     pub(crate) node_labels: BTreeMap<String, String>,
 }

@@ -21,9 +21,9 @@ fn refused(cluster: &VirtualCluster) -> String {
 
 #[test]
 fn a_refusal_names_its_field() {
-    let refusals = refusals(&cluster("dev", &json!({"hibernate": true, "etcd": {"replicas": 1}})));
+    let refusals = refusals(&cluster("dev", &json!({"network": {"nodePorts": "External"}, "etcd": {"replicas": 1}})));
     let fields: Vec<&str> = refusals.iter().map(|refusal| refusal.field.as_str()).collect();
-    assert_eq!(fields, ["spec", "spec.hibernate"]);
+    assert_eq!(fields, ["spec", "spec.network.nodePorts"]);
 }
 
 #[rstest]

@@ -55,6 +55,14 @@ pub(super) fn spec() -> Vec<Rule> {
             "spec.etcd.placement is for topology External only; with the others etcd runs in the control-plane pods: use \
              spec.controlPlane.placement",
         ),
+        rule(
+            "!self.hibernate || !has(self.etcd.storage.medium)",
+            "spec.hibernate needs etcd on a volume: with spec.etcd.storage.medium Memory the data would be lost",
+        ),
+        rule(
+            "self.expose.type != 'NodePort' || (has(self.expose.hostname) && self.expose.hostname != '')",
+            "spec.expose.hostname is required with type NodePort: the name or address of the host's nodes that clients reach",
+        ),
     ]
 }
 
@@ -74,7 +82,7 @@ pub(super) fn cert_sans() -> Vec<Rule> {
 
 /// The name that clients use.
 pub(super) fn hostname() -> Vec<Rule> {
-    vec![rule(&format!("self == '' || self.matches('{DNS_NAME}')"), "must be a DNS name")]
+    vec![rule(&format!("self == '' || isIP(self) || self.matches('{DNS_NAME}')"), "must be a DNS name or an IP address")]
 }
 
 /// Names as in upstream's `--controllers`; which names exist only kube-controller-manager knows.
@@ -361,11 +369,6 @@ pub(super) fn expose_type() -> Vec<Rule> {
 /// Pods from manifests.
 pub(super) fn static_pods() -> Vec<Rule> {
     vec![forbidden("size(self) == 0", "static pods are not supported yet; use a DaemonSet in the tenant")]
-}
-
-/// A control plane put to sleep.
-pub(super) fn hibernate() -> Vec<Rule> {
-    vec![forbidden("!self", "hibernation is not supported yet; use spec.paused to stop reconciling")]
 }
 
 /// Further authorizers.

@@ -90,10 +90,13 @@ pub struct VirtualClusterSpec {
     /// Stop reconciling; running components keep running. Default: false.
     #[serde(default)]
     pub paused: bool,
-    /// Scale the control plane to zero and keep its data. Not supported yet. Default: false.
+    /// Scale the control plane to zero and keep its data: the tenant's API is away until this is false again. Needs etcd on a
+    /// volume. Default: false.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-validations" = rules::hibernate()))]
     pub hibernate: bool,
+    /// What happens to the tenant's pods while the cluster hibernates. Default: `Stop`.
+    #[serde(default)]
+    pub hibernated_pods: HibernatedPods,
     /// What happens to etcd's volumes and keys when the `VirtualCluster` is deleted. Default: `Delete`.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -109,6 +112,17 @@ pub enum Topology {
     Stacked,
     /// etcd in a `StatefulSet` of its own.
     External,
+}
+
+/// What happens to the tenant's pods while the cluster hibernates.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HibernatedPods {
+    /// They are stopped, and start again as the same pods when the cluster wakes, as after a reboot of their nodes. Pods with
+    /// `restartPolicy: Never` end as `Failed`.
+    #[default]
+    Stop,
+    /// They keep running, and their Services keep working; nothing about them changes.
+    Keep,
 }
 
 /// What happens to etcd's volumes and keys when the `VirtualCluster` is deleted.
@@ -168,8 +182,8 @@ pub struct Expose {
     #[serde(rename = "type")]
     #[schemars(extend("x-kubernetes-validations" = rules::expose_type()))]
     pub type_: ExposeType,
-    /// DNS name that clients use, e.g. `dev.k8s.example.com`; becomes part of the serving certificate and of the kubeconfig.
-    /// Default: none.
+    /// DNS name or address that clients use, e.g. `dev.k8s.example.com`; becomes part of the serving certificate and of the
+    /// kubeconfig. Required with `NodePort`. Default: none.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253), extend("x-kubernetes-validations" = rules::hostname()))]
     pub hostname: String,

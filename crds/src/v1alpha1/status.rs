@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualClusterStatus {
-    /// Newest generation of the spec that has been carried out, or found impossible to carry out (condition `Stalled`).
+    /// Newest generation of the spec that has been carried out, or found impossible to carry out (condition `Stalled`); -1 at
+    /// first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Summary in one word, for humans. Programs should use the conditions.
@@ -38,6 +39,9 @@ pub struct VirtualClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[serde(default)]
     pub conditions: Vec<Condition>,
+    /// When the cluster last woke from hibernation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<Time>,
     /// When the tenant's certificates and authorities end.
     #[serde(default)]
     pub certificates: Vec<CertificateStatus>,
@@ -56,6 +60,13 @@ pub struct VirtualClusterStatus {
     /// Label selector of the control-plane pods; for the scale subresource.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub selector: String,
+}
+
+impl VirtualClusterStatus {
+    /// Whether the control plane is scaled to zero, or on its way there.
+    pub fn is_hibernated(&self) -> bool {
+        self.conditions.iter().any(|condition| condition.type_ == conditions::HIBERNATED)
+    }
 }
 
 /// Versions that belong together.
@@ -86,6 +97,8 @@ pub enum Phase {
     Degraded,
     /// Not reconciled (`spec.paused`).
     Paused,
+    /// Its control plane is scaled to zero (`spec.hibernate`).
+    Hibernated,
     /// Being deleted.
     Deleting,
     /// The spec cannot be carried out; condition `Valid` says why.
@@ -174,6 +187,9 @@ pub mod conditions {
     pub const READY: &str = "Ready";
     pub const PROGRESSING: &str = "Progressing";
     pub const DEGRADED: &str = "Degraded";
+
+    /// The control plane is scaled to zero; false on the way there. Absent while it is to run.
+    pub const HIBERNATED: &str = "Hibernated";
 
     /// Reason of [`PROGRESSING`] while the version changes.
     pub const CHANGING_VERSION: &str = "ChangingVersion";

@@ -5,6 +5,7 @@
 
 mod configuration;
 mod deletion;
+mod hibernation;
 mod isolation;
 mod nodes;
 mod plugin;

@@ -18,7 +18,7 @@ fn apply_refuses_specs_that_cannot_be_valid() -> Result<()> {
         ("{topology: Stacked, controlPlane: {replicas: 2}}", "odd"),
         ("{network: {serviceCIDRs: [nonsense]}}", "serviceCIDRs"),
         ("{controlPlane: {apiServer: {extraArgs: [{name: etcd_servers, value: 'https://elsewhere:2379'}]}}}", "etcd_servers"),
-        ("{hibernate: true}", "not supported yet"),
+        ("{hibernate: true, etcd: {storage: {medium: Memory}}}", "volume"),
         ("{version: banana}", "version"),
     ] {
         let refused = ns.try_apply(&spec(bad))?;

@@ -1,10 +1,10 @@
-//! Deleting the operator, the agents or a control-plane pod loses nothing, and running pods keep running and serving. These tests disturb
-//! the whole installation, so they run alone, one after another.
+//! Deleting the operator, the agents or a control-plane pod, and upgrading the operator, loses nothing, and running pods keep running and
+//! serving. These tests disturb the whole installation, so they run alone, one after another.
 //!
 //! Run by `make test`; by hand: `cargo test -p nestling-e2e --test faults -- --ignored --test-threads=1`.
 
 use anyhow::{Context as _, Result, ensure};
-use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Namespace, Running, Tenant, eventually};
+use nestling_e2e::suite::{AGNHOST, BUSYBOX, Kubectl, Namespace, Running, Tenant, eventually, hold};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -81,8 +81,31 @@ fn delete_pods(kubectl: &Kubectl, selector: &str) -> Result<()> {
 
 type Disturb = fn(&Tenant) -> Result<()>;
 
-/// What is deleted, and how; each ends once it is back.
-const OUTAGES: [(&str, Disturb); 3] = [
+/// An operator with other defaults replaces this one: with another cloud-controller-manager, of which there is no image.
+fn upgrade_operator(tenant: &Tenant) -> Result<()> {
+    let replace = |image: &str| {
+        system().run(&["set", "env", "deployment/nestling-operator", &format!("{CLOUD_CONTROLLER_IMAGE}={image}")])?;
+        system().rolled_out("deployment/nestling-operator")
+    };
+    let path = format!(".spec.template.spec.containers[0].env[?(@.name==\"{CLOUD_CONTROLLER_IMAGE}\")].value");
+    let image = system().field("deployment/nestling-operator", &path)?;
+    let before = lives(tenant.host())?;
+    let unchanged = replace("nestling.invalid/cloud-controller:next").and_then(|()| {
+        hold("the control plane's pods stay", Duration::from_secs(20), || {
+            let now = lives(tenant.host())?;
+            ensure!(now == before, "{before:?}\n{now:?}");
+            Ok(())
+        })
+    });
+    replace(&image)?;
+    unchanged
+}
+
+const CLOUD_CONTROLLER_IMAGE: &str = "NESTLING_CLOUD_CONTROLLER_IMAGE";
+
+/// What is disturbed, and how; each ends once it is back.
+const DISTURBANCES: [(&str, Disturb); 4] = [
+    ("operator-upgrade", upgrade_operator),
     ("operator", |_| {
         delete_pods(&system(), "app.kubernetes.io/component=operator")?;
         system().rolled_out("deployment/nestling-operator")
@@ -111,8 +134,8 @@ fn deleting_programs_loses_nothing_and_does_not_disturb_pods() -> Result<()> {
         ensure!(calls(&client).0 > 3, "{}{}", client.stdout(), client.stderr());
         Ok(())
     })?;
-    for (what, disturb) in OUTAGES {
-        undisturbed(what, &tenant, &ns, &client, disturb).with_context(|| format!("deleting the {what} pods"))?;
+    for (what, disturb) in DISTURBANCES {
+        undisturbed(what, &tenant, &ns, &client, disturb).with_context(|| format!("while disturbed: {what}"))?;
     }
     Ok(())
 }

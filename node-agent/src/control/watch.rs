@@ -2,6 +2,7 @@
 
 use super::{Operator, OperatorError};
 use crate::tenant::TenantSpec;
+use jiff::Timestamp;
 use nestling_control_api::v1alpha1::watch_event::Event;
 use nestling_control_api::v1alpha1::{self as proto, WatchRequest};
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
@@ -143,6 +144,8 @@ fn parse(tenant: proto::Tenant) -> Result<TenantSpec, ParseError> {
         capacity,
         draining,
         node_labels,
+        hibernated,
+        resumed_at,
     } = tenant;
     let present = |field: &'static str, value: String| if value.is_empty() { Err(ParseError::Missing { field }) } else { Ok(value) };
     if !endpoint.starts_with("https://") {
@@ -170,6 +173,8 @@ fn parse(tenant: proto::Tenant) -> Result<TenantSpec, ParseError> {
         capacity: capacity.into_iter().collect(),
         draining,
         node_labels: node_labels.into_iter().collect(),
+        hibernated,
+        resumed_at: Timestamp::from_second(resumed_at).ok().filter(|_| resumed_at != 0),
     })
 }
 

@@ -70,7 +70,8 @@ pub(crate) fn mirrored(tenant: &Pod, host: &Pod, text: &TenantText, now: Timesta
         status.reason = reason;
         status.message = text.of_option(message.as_ref());
     }
-    status.start_time = current.start_time.clone().or(start_time);
+    // Later than before for a pod that starts again after hibernation.
+    status.start_time = start_time;
     status.host_ip = host_ip;
     status.host_ips = host_ips;
     status.pod_ip = pod_ip;

@@ -8,6 +8,7 @@ use super::record::Record;
 use super::status::has_ended;
 use super::volumes::leftovers;
 use super::{follow, start, stop};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use nestling_runtime::backoff::Backoff;
 use nestling_runtime::error::chain;
@@ -149,7 +150,38 @@ pub(crate) fn view(kubelet: &Kubelet, key: &PodKey) -> Result<View, PodsError> {
     let record = kubelet.records.get(key);
     let tenant = kubelet.tenant_pod(key, &record);
     let host = kubelet.host_pod(key)?;
-    let started = tenant.as_ref().and_then(|pod| pod.status.as_ref()).is_some_and(|status| status.start_time.is_some());
+    let started = tenant.as_ref().is_some_and(|pod| has_started(pod, kubelet.tenant.spec.resumed_at));
     let plan = plan(tenant.as_deref(), host.as_deref(), record.deleted.as_deref(), record.known(started));
     Ok(View { record, tenant, host, plan })
+}
+
+/// Whether the pod has had a host pod: only such a pod has a start time. One that ran before the cluster hibernated starts
+/// again, as after a reboot of its node, unless it is never to be restarted.
+fn has_started(pod: &Pod, resumed_at: Option<Timestamp>) -> bool {
+    let Some(start) = pod.status.as_ref().and_then(|status| status.start_time.as_ref()) else { return false };
+    let may_restart = pod.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() != Some("Never"));
+    !(may_restart && resumed_at.is_some_and(|resumed_at| start.0 < resumed_at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    #[rstest]
+    #[case::new(json!({}), None, false)]
+    #[case::running(json!({"startTime": "2026-01-01T00:00:00Z"}), None, true)]
+    #[case::before_hibernation(json!({"startTime": "2026-01-01T00:00:00Z"}), Some("2026-01-01T00:00:01Z"), false)]
+    #[case::after_hibernation(json!({"startTime": "2026-01-01T00:00:00Z"}), Some("2025-12-31T00:00:00Z"), true)]
+    fn pods_that_ran_before_hibernation_start_again(#[case] status: Value, #[case] resumed_at: Option<&str>, #[case] expected: bool) {
+        let resumed_at = resumed_at.map(|time| time.parse().unwrap());
+        let pod =
+            |policy: &str| serde_json::from_value(json!({"spec": {"containers": [], "restartPolicy": policy}, "status": status})).unwrap();
+        for policy in ["Always", "OnFailure"] {
+            assert_eq!(has_started(&pod(policy), resumed_at), expected);
+        }
+        let has_a_start_time = status.get("startTime").is_some();
+        assert_eq!(has_started(&pod("Never"), resumed_at), has_a_start_time);
+    }
 }

@@ -95,20 +95,33 @@ async fn serve(
             }
             stop.cancel();
         };
-        tokio::join!(tenant::run(&agent, &spec, stop.clone()), changed_or_shutdown(changed, &shutdown));
+        let work = async {
+            if spec.hibernated {
+                clean_up(&agent, &spec, &shutdown).await;
+                stop.cancelled().await;
+            } else {
+                tenant::run(&agent, &spec, stop.clone()).await;
+            }
+        };
+        tokio::join!(Box::pin(work), changed_or_shutdown(changed, &shutdown));
         if shutdown.is_cancelled() {
             return uid;
         }
     }
     if let Some(spec) = last {
-        let clean = cleanup::run(&agent.host, &agent.node, &spec);
-        if shutdown.run_until_cancelled(clean).await.is_none() {
-            tracing::warn!("stopping before the tenant's pods are removed from this node");
-            return uid;
-        }
-        agent.proxy.remove(&uid);
+        clean_up(&agent, &spec, &shutdown).await;
     }
     uid
+}
+
+/// Removes the tenant's objects from this node. To the end, also when the cluster wakes meanwhile: a pod that is being stopped
+/// could not start again.
+async fn clean_up(agent: &AgentParts, spec: &TenantSpec, shutdown: &CancellationToken) {
+    if shutdown.run_until_cancelled(cleanup::run(&agent.host, &agent.node, spec)).await.is_none() {
+        tracing::warn!("stopping before the tenant's pods are removed from this node");
+        return;
+    }
+    agent.proxy.remove(&spec.uid);
 }
 
 async fn changed_or_shutdown(changed: impl Future<Output = ()>, shutdown: &CancellationToken) {

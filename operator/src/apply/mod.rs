@@ -179,20 +179,29 @@ impl Applier<'_> {
         serde_json::to_value(live).and_then(serde_json::from_value).map_err(convert)
     }
 
-    /// Deletes the object if it exists and belongs to this cluster.
-    pub(crate) async fn remove<K: HostObject>(&self, namespace: &str, name: &str) -> Result<(), ApplyError> {
+    /// Deletes what this cluster has of the kind in `namespace` under other names than `keeps` accepts.
+    pub(crate) async fn prune<K: HostObject>(&self, namespace: &str, keeps: impl Fn(&str) -> bool) -> Result<(), ApplyError> {
+        let stores = &self.state.stores;
+        let is_left_over = |watched: &K::Watched| {
+            let meta = watched.meta();
+            meta.namespace.as_deref() == Some(namespace)
+                && meta.deletion_timestamp.is_none()
+                && meta.name.as_deref().is_some_and(|name| !keeps(name))
+                && ownership(meta, self.tenant, None, stores) == Ownership::Own
+        };
         // Objects of clusters are labelled, so the store has them.
-        let Some(watched) = K::store(&self.state.stores).get(&ObjectRef::new(name).within(namespace)) else { return Ok(()) };
-        if ownership(watched.meta(), self.tenant, None, &self.state.stores) != Ownership::Own || watched.meta().deletion_timestamp.is_some()
-        {
-            return Ok(());
+        for watched in K::store(stores).state_filter(is_left_over) {
+            let api: Api<DynamicObject> = Api::namespaced_with(self.host.clone(), namespace, &ApiResource::erase::<K>(&()));
+            let deleted = delete_exact(&api, watched.meta(), None).await.map(drop);
+            let object = || format!("{} {}", K::kind(&()), watched.name_any());
+            deleted.map_err(|source| ApplyError::Delete { object: object(), source })?;
+            tracing::info!(object = object(), namespace, "deleted: the cluster no longer needs it");
         }
-        let api: Api<DynamicObject> = Api::namespaced_with(self.host.clone(), namespace, &ApiResource::erase::<K>(&()));
-        let deleted = delete_exact(&api, watched.meta(), None).await.map(drop);
-        deleted.map_err(|source| ApplyError::Delete { object: format!("{} {name}", K::kind(&())), source })
+        Ok(())
     }
 
-    fn expect_own(&self, object: &str, live: &ObjectMeta) -> Result<(), ApplyError> {
+    /// Refuses an object that is not the cluster's, nor becomes so by adoption.
+    pub(crate) fn expect_own(&self, object: &str, live: &ObjectMeta) -> Result<(), ApplyError> {
         match ownership(live, self.tenant, self.adopt, &self.state.stores) {
             Ownership::Own | Ownership::Adoptable if live.deletion_timestamp.is_none() => Ok(()),
             Ownership::Own => Err(Ownership::Leaving.refusal(object.into(), live)),

@@ -151,22 +151,22 @@ async fn an_object_that_is_being_deleted_is_waited_for() {
 async fn only_the_very_object_that_was_watched_is_removed() {
     let mut host = Host::new();
     // Nothing is watched, so nothing is there.
-    host.applier().remove::<ConfigMap>("team", "dev").await.unwrap();
+    host.applier().prune::<ConfigMap>("team", |_| false).await.unwrap();
     assert!(host.verbs().is_empty());
     // Replaced by another one of its name that the watch has not delivered yet.
     host.apply(&json!({"key": "a"})).await.unwrap();
     host.watch();
     host.api.remove::<ConfigMap>("team", "dev");
     host.put(&json!({"namespace": "team", "name": "dev"}));
-    host.applier().remove::<ConfigMap>("team", "dev").await.unwrap();
+    host.applier().prune::<ConfigMap>("team", |_| false).await.unwrap();
     assert!(host.api.get::<ConfigMap>("team", "dev").is_some());
     // Another cluster's.
     host.watch();
     host.verbs();
-    host.applier().remove::<ConfigMap>("team", "dev").await.unwrap();
+    host.applier().prune::<ConfigMap>("team", |_| false).await.unwrap();
     assert!(host.verbs().is_empty());
     // This cluster's.
     host.edit(|object| object["metadata"]["labels"] = json!({labels::TENANT: "vc-1"}));
-    host.applier().remove::<ConfigMap>("team", "dev").await.unwrap();
+    host.applier().prune::<ConfigMap>("team", |_| false).await.unwrap();
     assert!(host.api.get::<ConfigMap>("team", "dev").is_none());
 }

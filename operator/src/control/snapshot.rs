@@ -15,7 +15,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 use nestling_control_api::v1alpha1 as api;
 use nestling_crds::names::{NodeName, TenantUid};
-use nestling_crds::v1alpha1::{NodeSelector, Topology, VirtualCluster};
+use nestling_crds::v1alpha1::{HibernatedPods, NodeSelector, Topology, VirtualCluster};
 use nestling_runtime::error::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -168,6 +168,9 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
         capacity: cluster.spec.nodes.capacity.iter().map(|(resource, quantity)| (resource.clone(), quantity.0.clone())).collect(),
         node_labels: cluster.spec.nodes.labels.clone().into_iter().collect(),
         draining: false,
+        // By the status, which says when it was resumed with the same write.
+        hibernated: cluster.spec.hibernated_pods == HibernatedPods::Stop && status.is_hibernated(),
+        resumed_at: status.resumed_at.as_ref().map_or(0, |time| time.0.as_second()),
     };
     Ok(Some(Assignment { tenant, nodes }))
 }

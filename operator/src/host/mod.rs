@@ -10,7 +10,7 @@ pub(crate) mod testing;
 pub(crate) mod watches;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -65,6 +65,7 @@ stores! {
     stateful_sets: StatefulSet,
     /// Without pod templates.
     deployments: Deployment,
+    claims: PartialObjectMeta<PersistentVolumeClaim>,
     secrets: PartialObjectMeta<Secret>,
     config_maps: PartialObjectMeta<ConfigMap>,
     service_accounts: PartialObjectMeta<ServiceAccount>,

@@ -49,6 +49,7 @@ pub(crate) fn mirror(api: &ApiServer, writers: &mut Writers) {
     all(api, &mut writers.services);
     all(api, &mut writers.stateful_sets);
     all(api, &mut writers.deployments);
+    all(api, &mut writers.claims);
     all(api, &mut writers.secrets);
     all(api, &mut writers.config_maps);
     all(api, &mut writers.service_accounts);

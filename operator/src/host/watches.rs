@@ -44,6 +44,7 @@ pub(crate) fn start(client: Client, stores: &Stores, writers: Writers, links: Li
     watches.children("Services", owned.clone(), trim, writers.services);
     watches.children("StatefulSets", owned.clone(), trim_stateful_set, writers.stateful_sets);
     watches.children("Deployments", owned.clone(), trim_deployment, writers.deployments);
+    watches.children("PersistentVolumeClaims", owned.clone(), trim, writers.claims);
     watches.children("Secrets", owned.clone(), trim, writers.secrets);
     watches.children("ConfigMaps", owned.clone(), trim, writers.config_maps);
     watches.children("ServiceAccounts", owned.clone(), trim, writers.service_accounts);

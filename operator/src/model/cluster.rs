@@ -37,6 +37,8 @@ pub struct ValidatedCluster {
     pub replicas: i32,
     /// etcd members.
     pub members: i32,
+    /// Nothing of the control plane runs.
+    pub hibernate: bool,
     /// Node to which a `SingleNode` cluster is pinned; always there with that topology.
     pub pinned_node: Option<NodeName>,
     pub service_cidr: IpNet,
@@ -72,6 +74,13 @@ pub struct ValidatedCluster {
     pub deletion_policy: DeletionPolicy,
     /// UID of the earlier cluster whose retained data is taken over.
     pub adopt: Option<String>,
+}
+
+impl ValidatedCluster {
+    /// How many of `replicas` run.
+    pub(crate) fn running(&self, replicas: i32) -> i32 {
+        if self.hibernate { 0 } else { replicas }
+    }
 }
 
 /// A change of the version; the text is for people.

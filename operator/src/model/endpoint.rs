@@ -34,16 +34,18 @@ impl Endpoint {
             .unwrap_or_default();
         let node_port = spec.ports.iter().flatten().find_map(|port| port.node_port);
 
-        let named = cluster.expose.hostname.as_deref();
+        let address = cluster.expose.hostname.as_deref().and_then(|name| name.parse::<IpAddr>().ok());
+        let named = address.map(host).or_else(|| cluster.expose.hostname.clone());
+        let san = named.clone().map(|name| address.map_or(San::Dns(name), San::Ip));
         let url = match cluster.expose.type_ {
-            ExposeType::NodePort => named.zip(node_port).map(|(name, port)| url(name, port)),
+            ExposeType::NodePort => named.zip(node_port).map(|(name, port)| url(&name, port)),
             ExposeType::LoadBalancer => {
                 let balancer = balancers.iter().find_map(balancer_host);
-                named.map(ToOwned::to_owned).or(balancer).map(|host| url(&host, API_PORT))
+                named.or(balancer).map(|host| url(&host, API_PORT))
             }
-            ExposeType::ClusterIP | ExposeType::Gateway => named.map(|name| url(name, API_PORT)),
+            ExposeType::ClusterIP | ExposeType::Gateway => named.map(|name| url(&name, API_PORT)),
         };
-        let sans = balancers.iter().filter_map(balancer_san).chain(named.map(|name| San::Dns(name.to_owned()))).collect();
+        let sans = balancers.iter().filter_map(balancer_san).chain(san).collect();
         Some(Self { service_ip, url: url.unwrap_or_else(|| host_url.clone()), host_url, sans })
     }
 

@@ -13,6 +13,7 @@ use crate::reconcile::build;
 use crate::reconcile::build::{Applied, Prepared, Resources};
 use crate::reconcile::dereference::{DereferenceError, Dereferenced, pki_secrets};
 use crate::reconcile::error::Error;
+use crate::reconcile::retained;
 use crate::reconcile::subject::Identity;
 use crate::state::Context;
 use crate::tenant::observe::Observation;
@@ -64,36 +65,36 @@ async fn resources(
         controllers_config,
         network_policies,
         disruption_budgets,
+        claims,
         members,
         apiserver,
         controllers,
         state: PhantomData,
     } = prepared;
-    let (workload, apiserver_name) = (cluster.workload_namespace.as_str(), names::apiserver(&cluster.name));
+    let (own, workload) = (cluster.namespace.as_str(), cluster.workload_namespace.as_str());
+    let (in_front, controllers_name) = ([names::apiserver(&cluster.name)], [names::controllers(&cluster.name)]);
 
     // What pods mount and stand on: a kubelet that finds a Secret missing waits for seconds before it looks again.
-    let (workload_namespace, secrets, apiserver_config, controllers_config, service_account, etcd_services, network_policies) = tokio::try_join!(
+    let (workload_namespace, secrets, apiserver_config, controllers_config, service_account, etcd_services, network_policies, claims) = tokio::try_join!(
         applier.apply(workload_namespace),
         all_secrets(secrets, applier),
         applier.apply(apiserver_config),
         applier.apply(controllers_config),
         applier.apply(service_account),
-        each(etcd_services, applier),
-        each(network_policies, applier),
+        all(etcd_services, own, &in_front, applier),
+        all(network_policies, own, &[], applier),
+        retained::claims(claims, applier),
     )?;
 
-    let (members, apiserver, controllers) = tokio::try_join!(
-        applier.apply(members),
-        if_wanted(apiserver, &cluster.namespace, &apiserver_name, applier),
-        applier.apply(controllers),
-    )?;
+    let (members, apiserver, controllers) =
+        tokio::try_join!(applier.apply(members), only(apiserver, own, &controllers_name, applier), applier.apply(controllers),)?;
 
     // Nothing waits for these.
     let (workload_role_binding, workload_network_policy, workload_quota, disruption_budgets) = tokio::try_join!(
         applier.apply(workload_role_binding),
-        if_wanted(workload_network_policy, workload, names::WORKLOAD, applier),
-        if_wanted(workload_quota, workload, names::WORKLOAD, applier),
-        each(disruption_budgets, applier),
+        only(workload_network_policy, workload, &[], applier),
+        only(workload_quota, workload, &[], applier),
+        all(disruption_budgets, own, &[], applier),
     )?;
 
     Ok(Resources {
@@ -108,6 +109,7 @@ async fn resources(
         controllers_config,
         network_policies,
         disruption_budgets,
+        claims,
         members,
         apiserver,
         controllers,
@@ -129,16 +131,22 @@ async fn all_secrets(secrets: PkiSecrets, applier: &Applier<'_>) -> Result<PkiSe
     Ok(PkiSecrets { ca, service_account, apiserver, etcd, controllers, admin_kubeconfig })
 }
 
-async fn each<K: HostObject>(objects: Vec<K>, applier: &Applier<'_>) -> Result<Vec<K>, ApplyError> {
-    try_join_all(objects.into_iter().map(|object| applier.apply(object))).await
+/// Applies all objects of a kind that the cluster has in `namespace`, besides `others`, and removes what it had before.
+async fn all<K: HostObject>(objects: Vec<K>, namespace: &str, others: &[String], applier: &Applier<'_>) -> Result<Vec<K>, ApplyError> {
+    let names: Vec<String> = objects.iter().map(kube::ResourceExt::name_any).collect();
+    let live = try_join_all(objects.into_iter().map(|object| applier.apply(object))).await?;
+    applier.prune::<K>(namespace, |name| others.iter().chain(&names).any(|kept| kept == name)).await?;
+    Ok(live)
 }
 
-/// Applies the object, or removes the one of that name that was wanted once.
-async fn if_wanted<K: HostObject>(object: Option<K>, namespace: &str, name: &str, applier: &Applier<'_>) -> Result<Option<K>, ApplyError> {
-    match object {
-        Some(object) => applier.apply(object).await.map(Some),
-        None => applier.remove::<K>(namespace, name).await.map(|()| None),
-    }
+/// Applies the only object of its kind, or removes it.
+async fn only<K: HostObject>(
+    object: Option<K>,
+    namespace: &str,
+    others: &[String],
+    applier: &Applier<'_>,
+) -> Result<Option<K>, ApplyError> {
+    Ok(all(object.into_iter().collect(), namespace, others, applier).await?.pop())
 }
 
 /// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is

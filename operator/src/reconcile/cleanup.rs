@@ -51,18 +51,13 @@ pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, ctx: &Con
         return Ok(Action::await_change());
     }
     ctx.state.disconnect(&id.uid);
-    let remains = match remove_namespaces(id, &live, ctx).await? {
-        None => {
-            retained::settle(id, policy(&live), live.data["status"]["serviceCIDRs"][0].as_str(), ctx).await.map_err(CleanupError::Settle)?
-        }
-        remains => remains,
-    };
-    if let Some(remains) = remains {
+    if let Some(remains) = remove_namespaces(id, &live, ctx).await? {
         if let Some(subject) = subject {
             status::write(subject, &Outcome::Deleting(&remains), ctx).await?;
         }
         return Ok(Action::requeue(LOOK_AGAIN));
     }
+    retained::settle(id, policy(&live), live.data["status"]["serviceCIDRs"][0].as_str(), ctx).await.map_err(CleanupError::Settle)?;
     let rest: Vec<String> = live.finalizers().iter().filter(|finalizer| *finalizer != labels::FINALIZER).cloned().collect();
     match set_finalizers(id, live.resource_version(), &rest, ctx).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => {}

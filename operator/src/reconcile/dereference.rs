@@ -16,7 +16,7 @@ use crate::state::Context;
 use futures::future::try_join_all;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 use nestling_crds::labels;
@@ -39,8 +39,6 @@ pub struct Dereferenced {
     pub host_nodes: Vec<HostNode>,
     /// Where a `SingleNode` cluster lives already.
     pub pinned_node: Option<NodeName>,
-    /// Retained volume claims that the cluster is to take over.
-    pub adopted: Vec<PersistentVolumeClaim>,
     /// Service range of the cluster whose data is taken over.
     pub adopted_range: Option<String>,
     /// The cluster's existing PKI Secrets, by name.
@@ -61,12 +59,21 @@ pub struct Running {
     pub api_servers: Vec<(Option<Version>, bool)>,
     /// Version and image of the cloud-controller-manager that the controllers' Deployment was last applied with.
     pub controllers: Option<(Version, String)>,
+    /// Of each pod of that Deployment.
+    pub controller_pods: Vec<Option<Version>>,
 }
 
 impl Running {
     /// Whether all of the control plane is of this version.
     pub fn is_all(&self, version: Version) -> bool {
-        self.api_servers_are(version) && self.controllers.as_ref().is_some_and(|(controllers, _)| *controllers == version)
+        self.api_servers_are(version)
+            && self.controllers.as_ref().is_some_and(|(controllers, _)| *controllers == version)
+            && self.controllers_to_replace(version).is_none()
+    }
+
+    /// Version of a controllers pod that has another version, and is to be replaced.
+    pub fn controllers_to_replace(&self, version: Version) -> Option<Version> {
+        self.controller_pods.iter().flatten().copied().find(|other| *other != version)
     }
 
     /// Whether every kube-apiserver is of this version and ready.
@@ -111,14 +118,13 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
     }
     let ca = secrets.get(&names::ca(&subject.id.name)).filter(|_| adopt.is_some());
     let adopted_range = ca.and_then(|ca| ca.annotations().get(labels::SERVICE_RANGE).cloned());
-    let adopted = retained::claims(subject, ctx).await?;
-    keys_are_there(subject, &secrets, !adopted.is_empty(), stores)?;
+    let adopts = retained::may_claim(subject, ctx).await?;
+    keys_are_there(subject, &secrets, adopts, stores)?;
     Ok(Dereferenced {
         running,
         may_change_version,
         encryption: encryption(subject, ctx).await?,
         secrets,
-        adopted,
         adopted_range,
         host_ranges: host_ranges(stores),
         taken: taken(stores, &subject.id.uid),
@@ -130,18 +136,24 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
 
 fn running(subject: &Subject, stores: &Stores) -> Running {
     let version = |labels: &BTreeMap<String, String>| labels.get(labels::VERSION)?.parse::<Version>().ok();
-    let has_api_server = |pod: &Pod| {
-        let of = |label: &str| pod.labels().get(label).map(String::as_str);
-        of(labels::TENANT) == Some(subject.id.uid.as_str())
-            && matches!(of(labels::COMPONENT), Some(component::APISERVER | component::CONTROL_PLANE))
-    };
-    let api_servers = stores.pods.state_filter(has_api_server).iter().map(|pod| (version(pod.labels()), is_ready(pod))).collect();
+    // An evicted pod stays behind, and nothing replaces it.
+    let is_over = |pod: &Pod| matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Failed" | "Succeeded"));
+    let is_own = |pod: &Pod| pod.labels().get(labels::TENANT).is_some_and(|uid| uid == subject.id.uid.as_str());
+    let pods = stores.pods.state_filter(|pod| is_own(pod) && !is_over(pod));
+    let (mut api_servers, mut controller_pods) = (Vec::new(), Vec::new());
+    for pod in pods {
+        match pod.labels().get(labels::COMPONENT).map(String::as_str) {
+            Some(component::APISERVER | component::CONTROL_PLANE) => api_servers.push((version(pod.labels()), is_ready(&pod))),
+            Some(component::CONTROLLERS) => controller_pods.push(version(pod.labels())),
+            _ => {}
+        }
+    }
     let deployment = stores.deployments.get(&ObjectRef::new(&names::controllers(&subject.id.name)).within(&subject.id.namespace));
     let controllers = deployment.and_then(|deployment| {
         let image = deployment.annotations().get(names::CLOUD_CONTROLLER_IMAGE)?.clone();
         Some((version(deployment.labels())?, image))
     });
-    Running { api_servers, controllers }
+    Running { api_servers, controllers, controller_pods }
 }
 
 /// A cluster in the middle of a change goes on; one that has not begun waits for a slot.
@@ -150,7 +162,12 @@ fn may_change_version(subject: &Subject, running: &Running, ctx: &Context) -> bo
     let release = status.release.as_ref().and_then(|release| release.kubernetes.parse::<Version>().ok());
     // A new cluster is no change.
     let Some(release) = release else { return true };
-    let under_way = running.controllers.as_ref().is_some_and(|(controllers, _)| *controllers != release);
+    if subject.vc.spec.hibernate {
+        ctx.state.keep_version(&subject.id.uid);
+        return false;
+    }
+    let under_way = running.controllers.as_ref().is_some_and(|(controllers, _)| *controllers != release)
+        || running.controllers_to_replace(release).is_some();
     let asks = matches!(versions::change(ctx.config.versions, release, subject.vc.spec.version.as_deref()), Ok(Some(_)));
     let others = ctx.stores.clusters.state().into_iter().filter_map(|other| {
         let other = other.0.as_ref().ok()?;

@@ -27,6 +27,7 @@ pub(crate) use error::Error;
 use crate::host::Cluster;
 use crate::model::metadata::component;
 use crate::state::Context;
+use crate::tenant::observe::Observation;
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
@@ -101,9 +102,13 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
     status::claim(subject, &cluster, ctx).await?;
-    retained::take_over(&subject.id, &reads.adopted, ctx).await?;
     let host = Box::pin(apply::apply(&cluster, &reads, ctx)).await?;
-    let (inside, applied) = Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?;
+    let (inside, applied) = if cluster.hibernate {
+        ctx.state.disconnect(&subject.id.uid);
+        (Observation::default(), Ok(()))
+    } else {
+        Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?
+    };
     let observed = Observed::applied(&cluster, &host, inside, &ctx.stores);
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
 }

@@ -2,16 +2,17 @@
 //!
 //! At deletion, [`settle`] decides by owner references alone: with `Delete` the `VirtualCluster` owns them and garbage
 //! collection takes them, with `Retain` nothing does. What is retained keeps the UID of its cluster, and no later cluster of
-//! the same name takes it over by name: it finds a conflict ([`claims`]) unless `spec.etcd.adopt` names that UID.
+//! the same name takes it over by name: it finds a conflict ([`may_claim`]) unless `spec.etcd.adopt` names that UID.
 
-use crate::apply::{ApplyError, Ownership, ownership};
+use crate::apply::{Applier, ApplyError, Ownership, ownership};
 use crate::model::names;
 use crate::reconcile::subject::{Identity, Subject};
 use crate::state::Context;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_crds::v1alpha1::{DeletionPolicy, StorageMedium, Topology};
@@ -27,18 +28,8 @@ pub(crate) struct SettleError {
     source: kube::Error,
 }
 
-/// Gives claims and Secrets of a cluster that is being deleted their last owner, or none. Returns what is still waited for.
-pub(super) async fn settle(
-    id: &Identity,
-    policy: DeletionPolicy,
-    service_range: Option<&str>,
-    ctx: &Context,
-) -> Result<Option<String>, SettleError> {
-    if policy == DeletionPolicy::Retain
-        && let Some(waiting) = release_claims(id, ctx).await?
-    {
-        return Ok(Some(waiting));
-    }
+/// Gives claims and Secrets of a cluster that is being deleted their last owner, or none.
+pub(super) async fn settle(id: &Identity, policy: DeletionPolicy, service_range: Option<&str>, ctx: &Context) -> Result<(), SettleError> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(ctx.host.clone(), &id.namespace);
     let own = ListParams::default().labels(&format!("{}={}", labels::TENANT, id.uid));
     let failed = |object: String| move |source| SettleError { object, source };
@@ -53,37 +44,13 @@ pub(super) async fn settle(
             own_last(&secrets, id, policy, service_range, &live.metadata).await.map_err(failed(format!("Secret {name}")))?;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Secrets without which etcd's data is of no use: the authorities, the keys of service-account tokens, and the encryption of
 /// Secrets.
 fn data_secrets(cluster: &str) -> [String; 3] {
     [names::ca(cluster), names::service_account_keys(cluster), names::apiserver_config(cluster)]
-}
-
-/// With `whenDeleted: Delete` the controller of a StatefulSet makes it the owner of its claims, and may do so again until it
-/// has seen another policy.
-async fn release_claims(id: &Identity, ctx: &Context) -> Result<Option<String>, SettleError> {
-    let sets: Api<StatefulSet> = Api::namespaced(ctx.host.clone(), &id.namespace);
-    for name in [names::control_plane(&id.name), names::etcd(&id.name)] {
-        let failed = |source| SettleError { object: format!("StatefulSet {name}"), source };
-        let Some(set) = call(sets.get_opt(&name)).await.map_err(failed)? else { continue };
-        if set.labels().get(labels::TENANT).is_none_or(|uid| uid != id.uid.as_str()) {
-            continue;
-        }
-        let policy = set.spec.persistent_volume_claim_retention_policy.as_ref().and_then(|policy| policy.when_deleted.as_deref());
-        let is_retained = policy == Some("Retain");
-        if !is_retained {
-            let spec = json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Retain"}});
-            merge(&sets, &set.metadata, json!({"spec": spec})).await.map_err(failed)?;
-        }
-        let observed = set.status.as_ref().and_then(|status| status.observed_generation);
-        if !is_retained || observed != set.metadata.generation {
-            return Ok(Some(format!("waiting for the controller of StatefulSet {name} to release its volume claims")));
-        }
-    }
-    Ok(None)
 }
 
 async fn own_last<K>(api: &Api<K>, id: &Identity, policy: DeletionPolicy, range: Option<&str>, live: &ObjectMeta) -> kube::Result<()>
@@ -112,20 +79,20 @@ where
     call(api.patch(live.name.as_deref().unwrap_or_default(), &params, &Patch::Merge(patch))).await.map(drop)
 }
 
-/// The claims that the cluster's StatefulSet, which does not exist yet, would find under its names, and take: to be taken
-/// over first ([`take_over`]). Fails if one is not the cluster's to take.
-pub(super) async fn claims(subject: &Subject, ctx: &Context) -> Result<Vec<PersistentVolumeClaim>, ApplyError> {
+/// Whether the cluster takes over retained claims. Fails if a claim that its StatefulSet, which does not exist yet, would find
+/// under its name is not the cluster's to take.
+pub(super) async fn may_claim(subject: &Subject, ctx: &Context) -> Result<bool, ApplyError> {
     let (id, spec) = (&subject.id, &subject.vc.spec);
     let (set, members) = match spec.topology {
         Topology::External => (names::etcd(&id.name), spec.etcd.replicas.unwrap_or(1)),
         Topology::Stacked | Topology::SingleNode => (names::control_plane(&id.name), spec.control_plane.replicas),
     };
-    let exists = ctx.stores.stateful_sets.get(&kube::runtime::reflector::ObjectRef::new(&set).within(&id.namespace)).is_some();
+    let exists = ctx.stores.stateful_sets.get(&ObjectRef::new(&set).within(&id.namespace)).is_some();
     if exists || spec.etcd.storage.medium == Some(StorageMedium::Memory) {
-        return Ok(Vec::new());
+        return Ok(false);
     }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.host.clone(), &id.namespace);
-    let mut adopted = Vec::new();
+    let mut adopts = false;
     for ordinal in 0..members {
         let name = names::claim(&set, ordinal);
         let object = format!("PersistentVolumeClaim {name}");
@@ -133,21 +100,49 @@ pub(super) async fn claims(subject: &Subject, ctx: &Context) -> Result<Vec<Persi
         let Some(live) = live else { continue };
         match ownership(&live.metadata, &id.uid, spec.etcd.adopt.as_deref(), &ctx.stores) {
             Ownership::Own => {}
-            Ownership::Adoptable => adopted.push(live),
+            Ownership::Adoptable => adopts = true,
             other => return Err(other.refusal(object, &live.metadata)),
         }
     }
-    Ok(adopted)
+    Ok(adopts)
 }
 
-/// Makes retained claims the cluster's own.
-pub(super) async fn take_over(id: &Identity, claims: &[PersistentVolumeClaim], ctx: &Context) -> Result<(), ApplyError> {
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.host.clone(), &id.namespace);
-    for claim in claims {
-        let labels = json!({labels::TENANT: id.uid.as_str(), labels::RETAINED: null});
-        let taken = merge(&api, &claim.metadata, json!({"metadata": {"labels": labels}})).await;
-        taken.map_err(|source| ApplyError::Apply { object: format!("PersistentVolumeClaim {}", claim.name_any()), source })?;
-        tracing::info!(cluster = %id.reference, claim = claim.name_any(), "retained claim adopted");
+/// Makes the claims of the members before their StatefulSet would: its controller writes a new claim a second time, and that
+/// while the scheduler binds it, which then starts again after a back-off. An existing claim keeps its spec and gets labels
+/// and owner: a retained one becomes the cluster's own.
+pub(super) async fn claims(desired: Vec<PersistentVolumeClaim>, applier: &Applier<'_>) -> Result<Vec<PersistentVolumeClaim>, ApplyError> {
+    try_join_all(desired.into_iter().map(|claim| ensure(claim, applier))).await
+}
+
+async fn ensure(desired: PersistentVolumeClaim, applier: &Applier<'_>) -> Result<PersistentVolumeClaim, ApplyError> {
+    let (name, namespace) = (desired.name_any(), desired.namespace().unwrap_or_default());
+    let watched = applier.state.stores.claims.get(&ObjectRef::new(&name).within(&namespace));
+    if watched.is_some_and(|watched| is_marked(&watched.metadata, &desired.metadata)) {
+        return Ok(desired);
     }
-    Ok(())
+    let object = format!("PersistentVolumeClaim {name}");
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(applier.host.clone(), &namespace);
+    let live = call(api.get_opt(&name)).await.map_err(|source| ApplyError::Read { object: object.clone(), source })?;
+    let failed = |source| ApplyError::Apply { object: object.clone(), source };
+    let Some(live) = live else {
+        let params = PostParams { field_manager: Some(labels::OPERATOR.into()), ..PostParams::default() };
+        return call(api.create(&params, &desired)).await.map_err(failed);
+    };
+    applier.expect_own(&object, &live.metadata)?;
+    if !is_marked(&live.metadata, &desired.metadata) {
+        let mut labels = json!(desired.metadata.labels);
+        labels[labels::RETAINED] = Value::Null;
+        let owners = &desired.metadata.owner_references;
+        merge(&api, &live.metadata, json!({"metadata": {"labels": labels, "ownerReferences": owners}})).await.map_err(failed)?;
+    }
+    Ok(live)
+}
+
+/// Whether labels and owner are as desired.
+fn is_marked(live: &ObjectMeta, desired: &ObjectMeta) -> bool {
+    let labels = live.labels.iter().flatten();
+    let wanted = desired.labels.iter().flatten();
+    live.owner_references.as_deref().unwrap_or_default() == desired.owner_references.as_deref().unwrap_or_default()
+        && wanted.into_iter().all(|(key, value)| live.labels.iter().flatten().any(|label| label == (key, value)))
+        && labels.into_iter().all(|(key, _)| key != labels::RETAINED)
 }

@@ -8,7 +8,7 @@ use crate::reconcile::Error;
 use crate::state::Context;
 use crate::state::testing::context;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::controller::Action;
@@ -94,24 +94,8 @@ impl World {
         self.api.get("team", name).unwrap_or_else(|| panic!("no Secret {name}"))
     }
 
-    /// As the controller of the StatefulSet makes it, for a cluster of this UID.
-    fn claim(&self, uid: &str, labels: &Value) {
-        let mut all = json!({labels::TENANT: uid, labels::COMPONENT: "control-plane"});
-        all.as_object_mut().unwrap().extend(labels.as_object().unwrap().clone());
-        let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "dev-control-plane", "uid": "set-1"});
-        let metadata = json!({"namespace": "team", "name": "data-dev-control-plane-0", "labels": all, "ownerReferences": [owner]});
-        self.api.put(&serde_json::from_value::<PersistentVolumeClaim>(json!({"metadata": metadata})).unwrap());
-    }
-
     fn live_claim(&self) -> PersistentVolumeClaim {
         self.api.get("team", "data-dev-control-plane-0").unwrap()
-    }
-
-    /// The controller of the StatefulSet has seen its newest spec.
-    fn observe_set(&self) {
-        self.api.edit::<StatefulSet>("team", "dev-control-plane", |set| {
-            set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
-        });
     }
 
     /// Reconciles until the cluster is gone.
@@ -120,9 +104,6 @@ impl World {
         for _ in 0..6 {
             if self.vc_exists() {
                 self.reconcile().await.unwrap();
-                if self.api.get::<StatefulSet>("team", "dev-control-plane").is_some() {
-                    self.observe_set();
-                }
             }
         }
         assert!(!self.vc_exists(), "{:?}", self.vc());
@@ -240,6 +221,46 @@ async fn certificates_are_renewed_whatever_the_spec_says() {
 }
 
 #[tokio::test]
+async fn a_hibernated_cluster_is_scaled_to_zero_and_wakes() {
+    let mut world = World::built(&json!({})).await;
+    let replicas = |world: &World| {
+        let set: StatefulSet = world.api.get("team", "dev-control-plane").unwrap();
+        let controllers: Deployment = world.api.get("team", "dev-controllers").unwrap();
+        (set.spec.replicas, controllers.spec.replicas)
+    };
+    assert_eq!((replicas(&world), world.status().is_hibernated()), ((Some(1), Some(1)), false));
+    let pod = json!({"metadata": {"namespace": "team", "name": "dev-control-plane-0", "labels": {labels::TENANT: world.uid()}}});
+    world.api.put(&serde_json::from_value::<Pod>(pod).unwrap());
+    world.edit(|spec| spec["hibernate"] = true.into());
+    world.reconcile().await.unwrap();
+    assert_eq!((replicas(&world), world.status().phase), ((Some(0), Some(0)), Some(Phase::Hibernated)));
+    assert_eq!(world.condition("Hibernated"), ("False".into(), "ScalingDown".into()));
+    assert_eq!(world.condition("Reconciling"), ("True".into(), "Hibernating".into()));
+    world.api.remove::<Pod>("team", "dev-control-plane-0");
+    world.reconcile().await.unwrap();
+    for (type_, status, reason) in [
+        ("Hibernated", "True", "ScaledToZero"),
+        ("Ready", "False", "Hibernated"),
+        ("EtcdReady", "False", "Hibernated"),
+        ("Progressing", "False", "Hibernated"),
+    ] {
+        assert_eq!(world.condition(type_), (status.into(), reason.into()), "{type_}");
+    }
+    assert!(world.status().conditions.iter().all(|condition| condition.type_ != "Reconciling"));
+    world.api.take_writes();
+    world.reconcile().await.unwrap();
+    assert!(world.api.take_writes().is_empty());
+
+    world.edit(|spec| spec["hibernate"] = false.into());
+    world.reconcile().await.unwrap();
+    let status = world.status();
+    assert_eq!((replicas(&world), status.is_hibernated(), status.phase), ((Some(1), Some(1)), false, Some(Phase::Provisioning)));
+    let resumed_at = status.resumed_at.expect("it says when it was resumed");
+    world.reconcile().await.unwrap();
+    assert_eq!(world.status().resumed_at, Some(resumed_at));
+}
+
+#[tokio::test]
 async fn an_invalid_edit_is_named_and_carried_no_further() {
     let mut world = World::built(&json!({})).await;
     world.edit(|spec| spec["expose"] = json!({"type": "Gateway"}));
@@ -293,9 +314,8 @@ async fn data_is_retained_in_every_state() {
     for (state, prepare) in cases {
         let mut world = World::built(&json!({})).await;
         let uid = world.uid();
-        world.claim(&uid, &json!({}));
-        world.observe_set();
-        assert_eq!(owners(&world.secret("dev-ca")), [format!("VirtualCluster {uid}")]);
+        let own = [format!("VirtualCluster {uid}")];
+        assert_eq!((owners(&world.secret("dev-ca")), owners(&world.live_claim())), (own.to_vec(), own.to_vec()));
         prepare(&world);
         world.deleted().await;
         let claim = world.live_claim();
@@ -313,30 +333,10 @@ async fn data_is_retained_in_every_state() {
 }
 
 #[tokio::test]
-async fn claims_are_let_go_only_after_their_controller_knows() {
-    let mut world = World::built(&json!({"deletionPolicy": "Delete"})).await;
-    world.claim(&world.uid(), &json!({}));
-    world.observe_set();
-    world.edit(|spec| *spec = json!({"paused": true, "deletionPolicy": "Retain"}));
-    world.delete();
-    for _ in 0..3 {
-        world.reconcile().await.unwrap();
-        assert_eq!(owners(&world.live_claim()), ["StatefulSet set-1"]);
-    }
-    let set: StatefulSet = world.api.get("team", "dev-control-plane").unwrap();
-    assert_eq!(set.spec.persistent_volume_claim_retention_policy.unwrap().when_deleted.as_deref(), Some("Retain"));
-    assert!(world.condition("Ready").1.contains("Deleting"));
-    world.observe_set();
-    world.reconcile().await.unwrap();
-    assert!(owners(&world.live_claim()).is_empty() && world.vc().is_none());
-}
-
-#[tokio::test]
 async fn data_that_was_to_stay_goes_when_the_policy_says_so_at_last() {
     let mut world = World::built(&json!({"deletionPolicy": "Retain"})).await;
     let uid = world.uid();
-    world.claim(&uid, &json!({}));
-    assert!(owners(&world.secret("dev-ca")).is_empty());
+    assert!(owners(&world.secret("dev-ca")).is_empty() && owners(&world.live_claim()).is_empty());
     world.edit(|spec| *spec = json!({"paused": true, "deletionPolicy": "Delete"}));
     world.deleted().await;
     let expected = [format!("VirtualCluster {uid}")];
@@ -347,8 +347,6 @@ async fn data_that_was_to_stay_goes_when_the_policy_says_so_at_last() {
 async fn retained() -> (World, String) {
     let mut world = World::built(&json!({"deletionPolicy": "Retain"})).await;
     let uid = world.uid();
-    world.claim(&uid, &json!({}));
-    world.observe_set();
     world.deleted().await;
     world.collect::<Secret>();
     (world, uid)

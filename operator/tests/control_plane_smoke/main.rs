@@ -220,7 +220,6 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
         taken: Vec::new(),
         host_nodes: Vec::new(),
         pinned_node: None,
-        adopted: Vec::new(),
         adopted_range: None,
         secrets: BTreeMap::new(),
         installation: Arc::new(installation),

@@ -62,9 +62,30 @@ async fn agents_get_what_they_need() {
         capacity: [("cpu".to_owned(), "2".to_owned())].into(),
         node_labels: [("team".into(), "a".into())].into(),
         draining: false,
+        hibernated: false,
+        resumed_at: 0,
     };
     assert_eq!(assignment.tenant, expected);
     assert!(assignment.is_on(&taken.nodes[&NodeName::new("n1")]));
+}
+
+#[tokio::test]
+async fn agents_stop_pods_while_the_status_says_that_the_cluster_hibernates() {
+    let (stores, mut writers, state, _) = world();
+    let mut read = async |pods: &str, status: Value| {
+        let mut object = vc(&json!({}));
+        object["spec"]["hibernatedPods"] = pods.into();
+        object["status"].as_object_mut().unwrap().extend(status.as_object().unwrap().clone());
+        cluster(&mut writers.clusters, object);
+        let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+        let tenant = &taken.tenants[&TenantUid::new("vc-1")].tenant;
+        (tenant.hibernated, tenant.resumed_at)
+    };
+    let condition = json!({"type": "Hibernated", "status": "False", "reason": "ScalingDown", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let hibernated = json!({"conditions": [condition]});
+    assert_eq!(read("Stop", hibernated.clone()).await, (true, 0));
+    assert_eq!(read("Keep", hibernated).await, (false, 0));
+    assert_eq!(read("Stop", json!({"resumedAt": "1970-01-01T00:01:00Z"})).await, (false, 60));
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use nestling_crds::v1alpha1::{DeletionPolicy, Topology};
+use nestling_crds::v1alpha1::Topology;
 use std::collections::BTreeMap;
 
 /// etcd alone: its last words are a snapshot of the raft log, no clients to drain.
@@ -36,18 +36,22 @@ pub(super) fn members(cluster: &ValidatedCluster, pki: &PkiSecrets, apiserver_fi
         metadata: ObjectMeta { annotations: pin, ..metadata::owned(cluster, name) },
         spec: StatefulSetSpec {
             service_name: Some(names::etcd(&cluster.name)),
-            replicas: Some(cluster.members),
+            replicas: Some(cluster.running(cluster.members)),
             selector: metadata::label_selector(cluster, component),
             // Members find each other; none may wait for another's readiness.
             pod_management_policy: Some("Parallel".to_owned()),
             // With one member any order is right.
             update_strategy: Some(StatefulSetUpdateStrategy { type_: Some("RollingUpdate".to_owned()), rolling_update: None }),
+            // Who owns a claim is said by the claim ([`claims`]). Never by scaling: a member's volume goes when the member has left
+            // etcd, and not before.
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(retention(cluster.deletion_policy).to_owned()),
-                // Never by scaling: a member's volume goes when the member has left etcd, and not before.
+                when_deleted: Some("Retain".to_owned()),
                 when_scaled: Some("Retain".to_owned()),
             }),
-            volume_claim_templates: claim(cluster).map(|claim| vec![claim]),
+            volume_claim_templates: claim_spec(cluster).map(|spec| {
+                let metadata = ObjectMeta { name: Some(names::DATA_VOLUME.to_owned()), ..ObjectMeta::default() };
+                vec![PersistentVolumeClaim { metadata, spec: Some(spec), status: None }]
+            }),
             template,
             ..StatefulSetSpec::default()
         },
@@ -86,13 +90,6 @@ fn etcd_pod(cluster: &ValidatedCluster, pki: &PkiSecrets) -> PodTemplateSpec {
     template(cluster, part, &[(etcd::NAME, etcd::start_hash(pki))], inside)
 }
 
-fn retention(policy: DeletionPolicy) -> &'static str {
-    match policy {
-        DeletionPolicy::Delete => "Delete",
-        DeletionPolicy::Retain => "Retain",
-    }
-}
-
 fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
     let Storage::Memory { bytes } = &cluster.etcd.storage else { return None };
     Some(Volume {
@@ -106,21 +103,27 @@ fn memory(cluster: &ValidatedCluster) -> Option<Volume> {
     })
 }
 
-/// No labels and no owner: the template of a claim is immutable. The controller of the StatefulSet labels each claim with the
-/// selector, and so with the tenant.
-fn claim(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaim> {
-    let Storage::Volume { size, class } = &cluster.etcd.storage else { return None };
-    Some(PersistentVolumeClaim {
-        metadata: ObjectMeta { name: Some(names::DATA_VOLUME.to_owned()), ..ObjectMeta::default() },
-        spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
-            storage_class_name: class.clone(),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), size.clone())])),
-                limits: None,
-            }),
-            ..PersistentVolumeClaimSpec::default()
-        }),
+/// The claims that the StatefulSet finds under the names that it would give them.
+pub(super) fn claims(cluster: &ValidatedCluster) -> Vec<PersistentVolumeClaim> {
+    let Some(spec) = claim_spec(cluster) else { return Vec::new() };
+    let set = names::members_set(cluster);
+    let claim = |ordinal| PersistentVolumeClaim {
+        metadata: metadata::kept_with_data(cluster, names::claim(&set, ordinal)),
+        spec: Some(spec.clone()),
         status: None,
+    };
+    (0..cluster.members).map(claim).collect()
+}
+
+fn claim_spec(cluster: &ValidatedCluster) -> Option<PersistentVolumeClaimSpec> {
+    let Storage::Volume { size, class } = &cluster.etcd.storage else { return None };
+    Some(PersistentVolumeClaimSpec {
+        access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+        storage_class_name: class.clone(),
+        resources: Some(VolumeResourceRequirements {
+            requests: Some(BTreeMap::from([("storage".to_owned(), size.clone())])),
+            limits: None,
+        }),
+        ..PersistentVolumeClaimSpec::default()
     })
 }

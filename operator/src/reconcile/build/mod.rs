@@ -19,7 +19,7 @@ mod workload;
 use crate::model::ValidatedCluster;
 use crate::pki::{Pki, PkiSecrets};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::RoleBinding;
@@ -46,8 +46,8 @@ pub enum Prepared {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Applied {}
 
-/// Take it apart without `..`, so that a new object cannot be forgotten. An object that is `None` must not exist: if one of
-/// that name does and is ours, it is to be deleted (its name is in [`crate::model::names`]).
+/// Take it apart without `..`, so that a new object cannot be forgotten. Where there is an `Option` or a `Vec`, what the cluster
+/// has of that kind besides is to be deleted.
 #[derive(Clone, Debug)]
 pub struct Resources<State> {
     pub workload_namespace: Namespace,
@@ -67,6 +67,8 @@ pub struct Resources<State> {
     pub controllers_config: ConfigMap,
     pub network_policies: Vec<NetworkPolicy>,
     pub disruption_budgets: Vec<PodDisruptionBudget>,
+    /// `data-<member>`
+    pub claims: Vec<PersistentVolumeClaim>,
     /// `<vc>-control-plane`, or `<vc>-etcd` with topology `External`.
     pub members: StatefulSet,
     /// `<vc>-apiserver`, with topology `External`.
@@ -94,6 +96,7 @@ pub fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
         secrets: pki.secrets.clone(),
         network_policies: network_policy::network_policies(cluster),
         disruption_budgets: pod::disruption_budgets(cluster),
+        claims: members::claims(cluster),
         members: members::members(cluster, &pki.secrets, &apiserver_config),
         apiserver,
         controllers: controllers::controllers(cluster, &pki.secrets, &controllers_config),

@@ -192,7 +192,7 @@ pub(super) fn deployment(
     Deployment {
         metadata: metadata::owned(cluster, name),
         spec: DeploymentSpec {
-            replicas: Some(cluster.replicas),
+            replicas: Some(cluster.running(cluster.replicas)),
             selector: metadata::label_selector(cluster, component),
             strategy: Some(DeploymentStrategy { type_: Some("RollingUpdate".to_owned()), rolling_update: Some(one_by_one) }),
             revision_history_limit: Some(REVISION_HISTORY),

@@ -8,9 +8,9 @@ use crate::pki::expiries;
 use crate::reconcile::error::Error;
 use crate::tenant::observe::Dns;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
-use nestling_crds::v1alpha1::{EtcdStatus, KubeconfigRef, NodeSelector, Phase, VirtualClusterStatus, conditions};
+use nestling_crds::v1alpha1::{EtcdStatus, KubeconfigRef, NodeSelector, NodesStatus, Phase, VirtualClusterStatus, conditions};
 use nestling_runtime::error::chain;
 
 /// Of all conditions, those that a cluster must have to be `Ready`, in the order in which they come true.
@@ -54,12 +54,20 @@ pub(crate) fn compute(
             let selector = &cluster.node_selector;
             parts = observe(&mut status, observed, inside.as_ref().err(), Some(selector));
             parts.push((conditions::EXPOSED, exposed(&cluster.expose, &host.service)));
-            let ready = ready(&parts);
             spec.push((conditions::VALID, ConditionState::yes("Accepted", "")));
-            spec.push((conditions::PROGRESSING, progressing(observed, cluster.version_change.as_ref(), &ready)));
-            parts.push((conditions::DEGRADED, degraded(observed, inside.as_ref().err(), previous, &ready)));
-            parts.push((conditions::READY, ready));
-            status.phase = Some(phase(&parts));
+            if cluster.hibernate {
+                hibernate(&mut status, observed, &mut spec, &mut parts);
+            } else {
+                if status.is_hibernated() {
+                    status.conditions.retain(|old| old.type_ != conditions::HIBERNATED);
+                    status.resumed_at = Some(Time(now));
+                }
+                let ready = ready(&parts);
+                spec.push((conditions::PROGRESSING, progressing(observed, cluster.version_change.as_ref(), &ready)));
+                parts.push((conditions::DEGRADED, degraded(observed, inside.as_ref().err(), previous, &ready)));
+                parts.push((conditions::READY, ready));
+                status.phase = Some(phase(&parts));
+            }
         }
         Outcome::Failed(error, observed) => {
             parts = observe_unchanged(&mut status, observed);
@@ -110,13 +118,40 @@ pub(crate) fn compute(
         spec.push((conditions::RECONCILING, state.clone()));
     }
     status.conditions.retain(|old| ![conditions::RECONCILING, conditions::STALLED].contains(&old.type_.as_str()));
-    let carried_out = status.observed_generation;
+    // -1 is the CRD's default: none.
+    let carried_out = status.observed_generation.filter(|generation| *generation >= 0);
     let all = spec.into_iter().map(|(type_, state)| (type_, state, generation));
     for (type_, state, generation) in all.chain(parts.into_iter().map(|(type_, state)| (type_, state, carried_out))) {
         let next = condition(&previous.conditions, type_, &state, generation, now);
         put(&mut status.conditions, next);
     }
     status
+}
+
+/// What is said of a cluster that hibernates: of its parts, that they are to be away.
+fn hibernate(
+    status: &mut VirtualClusterStatus,
+    observed: &Observed,
+    spec: &mut Vec<(&'static str, ConditionState)>,
+    parts: &mut Vec<(&'static str, ConditionState)>,
+) {
+    let away = || ConditionState::no(conditions::HIBERNATED, "spec.hibernate is true");
+    for (_, state) in parts.iter_mut().filter(|(type_, _)| *type_ != conditions::EXPOSED) {
+        *state = away();
+    }
+    let (hibernated, progressing) = match observed.pods.len() {
+        0 => (ConditionState::yes("ScaledToZero", ""), away()),
+        pods => {
+            let message = format!("waiting for {pods} control-plane pods to end");
+            (ConditionState::no("ScalingDown", message.clone()), ConditionState::yes("Hibernating", message))
+        }
+    };
+    spec.push((conditions::PROGRESSING, progressing));
+    parts.push((conditions::HIBERNATED, hibernated));
+    parts.push((conditions::DEGRADED, away()));
+    parts.push((conditions::READY, away()));
+    status.nodes = NodesStatus::default();
+    status.phase = Some(Phase::Hibernated);
 }
 
 /// Puts into the status what is observed, and returns the conditions of the parts. `selector` selects the host nodes that

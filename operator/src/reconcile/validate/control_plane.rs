@@ -19,6 +19,7 @@ use nestling_crds::v1alpha1::{
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 pub(super) fn api_server(api_server: &ApiServer, encryption_secret: Option<&Secret>, problems: &mut Problems) -> ApiServerSettings {
     const FIELD: &str = "spec.controlPlane.apiServer";
@@ -113,13 +114,15 @@ pub(super) fn pinned_node(
         return Some(node.clone());
     }
     let carries = |node: &HostNode| placement.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
-    let fits = |node: &&HostNode| node.ready && nodes.selector.matches(&node.labels) && carries(node);
+    let fits =
+        |node: &&HostNode| node.ready && nodes.selector.matches(&node.labels) && carries(node) && node.admits(&placement.tolerations);
     // Rendezvous hashing: a node that comes or goes changes the choice of few.
     let chosen = reads.host_nodes.iter().filter(fits).max_by_key(|node| hash65(&["pin", tenant.as_str(), node.name.as_str()]));
     if chosen.is_none() {
         problems.add(
             "spec.topology",
-            "SingleNode needs a Ready host node with the labels of spec.nodes.selector and spec.controlPlane.placement.nodeSelector; there is none",
+            "SingleNode needs a Ready host node with the labels of spec.nodes.selector and spec.controlPlane.placement.nodeSelector, and with no \
+             taint that spec.controlPlane.placement.tolerations does not tolerate; there is none",
         );
     }
     chosen.map(|node| node.name.clone())
@@ -138,8 +141,8 @@ pub(super) fn placement(placement: &Placement) -> PlacementSettings {
 
 pub(super) fn expose(expose: &Expose, problems: &mut Problems) -> ExposeSettings {
     let Expose { type_, hostname, annotations, source_ranges, load_balancer_class } = expose;
-    if !hostname.is_empty() && !is_dns_name(hostname) {
-        problems.add("spec.expose.hostname", format!("{hostname:?} must be a DNS name"));
+    if !hostname.is_empty() && !is_dns_name(hostname) && hostname.parse::<IpAddr>().is_err() {
+        problems.add("spec.expose.hostname", format!("{hostname:?} must be a DNS name or an IP address"));
     }
     ExposeSettings {
         type_: *type_,

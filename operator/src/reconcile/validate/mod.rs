@@ -42,7 +42,8 @@ pub fn validate(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConf
 /// `None` only with a problem.
 fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig, problems: &mut Problems) -> Option<ValidatedCluster> {
     let VirtualClusterSpec {
-        version,
+        // By `Versions`.
+        version: _,
         topology,
         control_plane,
         etcd,
@@ -55,14 +56,15 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         kubeconfig,
         // The controller looks at it before anything else.
         paused: _,
-        // Refused by the CRD's rules.
-        hibernate: _,
+        hibernate,
+        // Goes to agents by way of the snapshot.
+        hibernated_pods: _,
         deletion_policy,
     } = &vc.spec;
     let status = vc.status.as_ref();
 
     let identity = identity(vc, problems);
-    let versions = Versions::find(version.as_deref(), status, reads, config, problems);
+    let versions = Versions::find(vc, reads, config, problems);
     let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str)).or(reads.adopted_range.as_deref());
@@ -105,6 +107,7 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         topology: *topology,
         replicas: control_plane.replicas,
         members,
+        hibernate: *hibernate,
         pinned_node,
         service_cidr,
         kubernetes_address: kubernetes,

@@ -44,7 +44,6 @@ pub(crate) fn reads() -> Dereferenced {
             .map(|(name, disk)| HostNode { labels: BTreeMap::from([("disk".into(), disk.into())]), ..HostNode::named(name) })
             .to_vec(),
         pinned_node: None,
-        adopted: Vec::new(),
         adopted_range: None,
         secrets: BTreeMap::new(),
         encryption: None,

@@ -2,7 +2,7 @@ use super::testing::{check, cluster, config, reads, vc};
 use super::*;
 use crate::model::{ValidatedCluster, VersionChange};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Secret, Taint};
 use nestling_crds::names::NodeName;
 use nestling_crds::v1alpha1::{Release, VirtualClusterStatus};
 use nestling_crds::versions::{Known, Version};
@@ -59,7 +59,7 @@ fn good_specs_pass(#[case] spec: Value) {
 #[case(json!({"etcd": {"storage": {"size": "lots"}}}), "spec.etcd.storage.size \"lots\" must be a quantity")]
 #[case(json!({"etcd": {"storage": {"size": "16Mi"}}}), "at least 256Mi")]
 #[case(json!({"etcd": {"storage": {"medium": "Memory", "storageClassName": "fast"}}}), "exclude each other")]
-#[case(json!({"hibernate": true}), "spec.hibernate hibernation is not supported yet")]
+#[case(json!({"hibernate": true, "etcd": {"storage": {"medium": "Memory"}}}), "spec.hibernate needs etcd on a volume")]
 #[case(json!({"network": {"nodePorts": "External"}}), "spec.network.nodePorts External is not supported yet")]
 #[case(json!({"network": {"serviceCIDRs": ["10.96.0.0/20"]}}), "10.96.0.0/20 overlaps 10.96.0.0/16, which the host uses")]
 #[case(json!({"network": {"serviceCIDRs": ["172.30.0.0/24"]}}), "overlaps 172.30.0.1/32")]
@@ -97,7 +97,7 @@ fn bad_specs_say_what_to_do(#[case] spec: Value, #[case] expected: &str) {
 
 #[test]
 fn all_problems_are_told_at_once() {
-    let spec = json!({"hibernate": true, "version": "v1.12", "network": {"serviceCIDRs": ["wide"]}, "expose": {"type": "Gateway"}});
+    let spec = json!({"version": "v1.12", "network": {"serviceCIDRs": ["wide"], "nodePorts": "External"}, "expose": {"type": "Gateway"}});
     assert_eq!(check(&spec).unwrap_err().len(), 4);
 }
 
@@ -207,6 +207,19 @@ fn kube_apiserver_goes_first_and_the_controllers_follow() {
         assert_eq!(on_the_way(waits.clone()), version("v1.36.3"), "{waits:?}");
     }
     assert_eq!(on_the_way(vec![(new, true), (new, true)]), version("v1.37.2"));
+
+    // Not over before the last old pod is gone.
+    let applied = |pods: Vec<Option<Version>>| {
+        let change = |reads: &mut Dereferenced, status: &mut VirtualClusterStatus| {
+            reads.running.controllers = Some((version("v1.37.2"), "x".into()));
+            reads.running.api_servers = vec![(new, true)];
+            reads.running.controller_pods = pods;
+            status.release = Some(begun.release.clone());
+        };
+        upgraded("v1.36.3", &spec, &config(), change).unwrap().version_change
+    };
+    assert!(matches!(applied(vec![new, old]), Some(VersionChange::UnderWay(message)) if message.contains("from v1.36.3")));
+    assert_eq!(applied(vec![new, new]), None);
 }
 
 #[test]
@@ -239,6 +252,12 @@ fn a_single_node_cluster_stays_where_it_is() {
     let mut reads = reads();
     let chosen = validate(&vc(&spec), &reads, &config()).unwrap().pinned_node.unwrap();
     assert!(["node-1", "node-2"].contains(&chosen.as_str()));
+    // Pods could not go to a cordoned node.
+    let cordon = Taint { key: "node.kubernetes.io/unschedulable".into(), effect: "NoSchedule".into(), ..Taint::default() };
+    let node = reads.host_nodes.iter_mut().find(|node| node.name == chosen).unwrap();
+    node.taints = vec![cordon];
+    let other = validate(&vc(&spec), &reads, &config()).unwrap().pinned_node.unwrap();
+    assert!(other != chosen && ["node-1", "node-2"].contains(&other.as_str()));
     // Its volume is there, whatever has become of the node.
     reads.pinned_node = Some(NodeName::new("node-gone"));
     assert_eq!(validate(&vc(&spec), &reads, &config()).unwrap().pinned_node, Some(NodeName::new("node-gone")));

@@ -8,7 +8,7 @@ use crate::config::OperatorConfig;
 use crate::model::{Images, VersionChange};
 use crate::reconcile::dereference::{Dereferenced, Running};
 use crate::reconcile::validate::problems::Problems;
-use nestling_crds::v1alpha1::{self as spec, Release, VirtualClusterStatus};
+use nestling_crds::v1alpha1::{self as spec, Release, VirtualCluster};
 use nestling_crds::versions::{self, KUBELET_SKEW, Known, Version};
 
 const FIELD: &str = "spec.version";
@@ -25,13 +25,8 @@ pub(super) struct Versions {
 
 impl Versions {
     /// `None` only with a problem.
-    pub(super) fn find(
-        asked: Option<&str>,
-        status: Option<&VirtualClusterStatus>,
-        reads: &Dereferenced,
-        config: &OperatorConfig,
-        problems: &mut Problems,
-    ) -> Option<Self> {
+    pub(super) fn find(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig, problems: &mut Problems) -> Option<Self> {
+        let (asked, status) = (vc.spec.version.as_deref(), vc.status.as_ref());
         let mut refuse = |error: versions::VersionError| problems.add(FIELD, error.to_string());
         let recorded = status.and_then(|status| status.release.as_ref());
         let recorded = recorded.and_then(|release| Some((release.kubernetes.parse::<Version>().ok()?, release.clone())));
@@ -48,7 +43,12 @@ impl Versions {
             }
         };
         let oldest = status.and_then(|status| status.nodes.oldest_kubelet.as_ref()?.parse().ok());
-        match obstacle(running, wanted.version, oldest, reads) {
+        let obstacle = if vc.spec.hibernate {
+            Some("waiting for the cluster to wake".to_owned())
+        } else {
+            obstacle(running, wanted.version, oldest, reads)
+        };
+        match obstacle {
             None => Some(Self::of(release(&wanted, config), wanted.version, &reads.running)),
             Some(obstacle) => {
                 let message = format!("{running} is to become {}: {obstacle}", wanted.version);
@@ -60,12 +60,10 @@ impl Versions {
     /// On the way to `release`, or there.
     fn of(release: Release, version: Version, running: &Running) -> Self {
         let behind = running.controllers.clone().filter(|(controllers, _)| *controllers != version && !running.api_servers_are(version));
-        let change = match &running.controllers {
-            Some((controllers, _)) if *controllers != version || behind.is_some() => {
-                Some(VersionChange::UnderWay(format!("from {controllers} to {version}: {}", stage(behind.is_some()))))
-            }
-            _ => None,
-        };
+        let applied = running.controllers.as_ref().map(|(controllers, _)| *controllers).filter(|controllers| *controllers != version);
+        let change = applied
+            .or_else(|| running.controllers_to_replace(version))
+            .map(|controllers| VersionChange::UnderWay(format!("from {controllers} to {version}: {}", stage(behind.is_some()))));
         let (controllers, cloud_controller) = behind.unwrap_or_else(|| (version, release.cloud_controller_manager.clone()));
         Self { version, controllers, release, change, cloud_controller }
     }

@@ -109,6 +109,7 @@ fn values<State>(resources: Resources<State>) -> Vec<Value> {
         controllers_config,
         network_policies,
         disruption_budgets,
+        claims,
         members,
         apiserver,
         controllers,
@@ -123,6 +124,7 @@ fn values<State>(resources: Resources<State>) -> Vec<Value> {
     all.push(value(&controllers_config));
     all.extend(network_policies.iter().map(value));
     all.extend(disruption_budgets.iter().map(value));
+    all.extend(claims.iter().map(value));
     all.push(value(&members));
     all.extend(apiserver.iter().map(value));
     all.push(value(&controllers));
