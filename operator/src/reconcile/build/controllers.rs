@@ -102,15 +102,21 @@ fn controller_manager(cluster: &ValidatedCluster) -> Container {
 /// own priority and fairness.
 pub(super) fn controller_manager_presets(cluster: &ValidatedCluster) -> Vec<(&'static str, &'static str)> {
     let mut presets = vec![("kube-api-burst", "300"), ("kube-api-qps", "150")];
-    presets.extend(lone_renewal(cluster).map(|period| ("leader-elect-retry-period", period)));
+    if cluster.replicas == 1 {
+        let [duration, deadline, period] = LONE_LEASE;
+        presets.extend([
+            ("leader-elect-lease-duration", duration),
+            ("leader-elect-renew-deadline", deadline),
+            ("leader-elect-retry-period", period),
+        ]);
+    }
     presets
 }
 
-/// How often a replica that has no other to compete with renews its lease. Upstream's 2 s would be most of the writes of an idle
-/// tenant; the lease still ends after 15 s, as upstream's.
-fn lone_renewal(cluster: &ValidatedCluster) -> Option<&'static str> {
-    (cluster.replicas == 1).then_some("5s")
-}
+/// Duration, renewal deadline and retry period of the lease of a replica that has no other to compete with. Upstream's 15 s, 10 s
+/// and 2 s would be most of the writes of an idle tenant, and a host that starves a control plane for ten seconds would restart
+/// its controllers. kube-controller-manager does not release its lease when it ends, so its successor waits for the duration.
+const LONE_LEASE: [&str; 3] = ["20s", "15s", "5s"];
 
 /// The program's flags.
 pub(super) fn controller_manager_flags(cluster: &ValidatedCluster) -> Flags {
@@ -292,8 +298,10 @@ pub(super) fn config(cluster: &ValidatedCluster) -> ConfigMap {
         "enableProfiling": false,
         "leaderElection": {"leaderElect": true},
     });
-    if let Some(period) = lone_renewal(cluster) {
-        config["leaderElection"]["retryPeriod"] = period.into();
+    if cluster.replicas == 1 {
+        let [duration, deadline, period] = LONE_LEASE;
+        config["leaderElection"] =
+            json!({"leaderElect": true, "leaseDuration": duration, "renewDeadline": deadline, "retryPeriod": period});
     }
     if !cluster.scheduler.profiles.is_empty() {
         config["profiles"] = json!(cluster.scheduler.profiles);
