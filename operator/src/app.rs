@@ -14,7 +14,7 @@ use crate::host::queue::ReconcileQueue;
 use crate::host::{Stores, watches};
 use crate::metrics::{CallMetrics, ReconcileMetrics};
 use crate::state::{Context, State};
-use crate::{controller, installation};
+use crate::{controller, etcd, installation};
 use anyhow::{Context as _, bail};
 use nestling_crds::labels;
 use nestling_runtime::backoff::PerObject;
@@ -96,6 +96,8 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
     let lead = async {
         if shutdown.run_until_cancelled(leadership.acquired()).await.is_some() {
             ctx.metrics.leads(true);
+            let (alarms, until) = (etcd::alarms::watch(ctx.clone()), shutdown.clone());
+            tasks.spawn(async move { until.run_until_cancelled(alarms).await.map_or((), |never| match never {}) });
             controller::run(ctx.clone(), shutdown.clone()).await;
         }
         if shutdown.is_cancelled() { Ok(()) } else { bail!("the controller ended unexpectedly") }

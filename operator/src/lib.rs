@@ -8,7 +8,7 @@
 //! Every replica watches and serves; the holder of the lease writes, and [`host::client`] checks the lease at each write.
 //!
 //! Order: config ← conditions ← metrics ← events ← model ← pki ← installation ← host ← tenant ← state ← apply ← addons
-//! ← reconcile ← control ← controller ← app
+//! ← etcd ← reconcile ← control ← controller ← app
 
 #![warn(unreachable_pub)]
 
@@ -19,6 +19,7 @@ mod conditions;
 pub mod config;
 mod control;
 mod controller;
+mod etcd;
 mod events;
 mod host;
 mod installation;
@@ -38,4 +39,17 @@ pub mod smoke {
     pub use crate::reconcile::build::{containers, resources};
     pub use crate::reconcile::dereference::{Dereferenced, Running};
     pub use crate::reconcile::validate::validate;
+
+    use crate::etcd::client::{Endpoint as Member, EtcdClient};
+    use k8s_openapi::api::core::v1::Secret;
+
+    /// Makes room in the etcd of a cluster with one stacked member; returns what came of it.
+    pub async fn reclaim_space(ca: &Secret, address: std::net::IpAddr, name: &str, namespace: &str) -> anyhow::Result<String> {
+        let identity = crate::pki::sign::etcd_client(ca, jiff::Timestamp::now())?;
+        let bundle =
+            ca.data.as_ref().and_then(|data| data.get("etcd-ca.crt")).map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned());
+        let member = Member { address: (address, 2379).into(), name: format!("{name}-control-plane-0.{name}-etcd.{namespace}.svc") };
+        let etcd = EtcdClient::connect(&[member], &bundle.unwrap_or_default(), &identity).await?;
+        Ok(format!("{:?}", crate::etcd::space::reclaim(&etcd).await?))
+    }
 }

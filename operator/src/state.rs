@@ -61,8 +61,19 @@ pub(crate) struct ClusterState {
     pub(crate) verified: HashMap<String, Verified>,
     /// Hash of the add-ons in the tenant that were last found or made right, and when.
     pub(crate) addons: Option<(u64, Instant)>,
+    /// A member of its etcd has raised alarm `NOSPACE`.
+    pub(crate) no_space: Option<NoSpace>,
     connection: Option<Connection>,
     secrets: HashMap<String, Arc<Secret>>,
+}
+
+/// An etcd that has reached its quota and refuses writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoSpace {
+    /// When the last attempt to make room ended; `None` while one is under way.
+    pub(crate) ended: Option<Instant>,
+    /// Size and quota in bytes of a database that an attempt has left full.
+    pub(crate) full: Option<(u64, u64)>,
 }
 
 /// The hash that an object was applied with, and the version of the object that was seen to have it: the generation where

@@ -5,6 +5,7 @@
 
 mod configuration;
 mod deletion;
+mod etcd;
 mod hibernation;
 mod isolation;
 mod nodes;

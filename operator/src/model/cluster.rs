@@ -150,6 +150,8 @@ pub struct EtcdSettings {
     pub storage: Storage,
     /// `--quota-backend-bytes`
     pub quota_bytes: u64,
+    /// `--max-wals`, for which the quota leaves room.
+    pub wal_files: u64,
 }
 
 /// A user's flag of a program, by the name that the program knows it by ([`nestling_crds::managed_flags::normal`]).

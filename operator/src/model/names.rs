@@ -92,6 +92,11 @@ pub(crate) fn claim(set: &str, ordinal: i32) -> String {
     format!("{DATA_VOLUME}-{set}-{ordinal}")
 }
 
+/// Where a member serves its clients.
+pub(crate) const ETCD_CLIENT_PORT: i32 = 2379;
+/// Where a member shows its health and metrics over plain HTTP; nothing of the data.
+pub(crate) const ETCD_METRICS_PORT: i32 = 2381;
+
 /// The volume with etcd's data.
 pub(crate) const DATA_VOLUME: &str = "data";
 
@@ -102,7 +107,12 @@ pub(crate) fn etcd_client_host(cluster: &ValidatedCluster) -> String {
 
 /// Host name of a member. By name, never by address: addresses change with every restart of a pod.
 pub(crate) fn member_host(cluster: &ValidatedCluster, member: &str) -> String {
-    format!("{member}.{}.{}.svc", etcd(&cluster.name), cluster.namespace)
+    member_name(&cluster.name, &cluster.namespace, member)
+}
+
+/// [`member_host`] by the cluster's name and namespace.
+pub(crate) fn member_name(cluster: &str, namespace: &str, member: &str) -> String {
+    format!("{member}.{}.{namespace}.svc", etcd(cluster))
 }
 
 /// Annotation of the StatefulSet: the node to which a `SingleNode` cluster is pinned. Its volume may exist only there, so

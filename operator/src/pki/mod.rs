@@ -25,6 +25,7 @@ pub(crate) use authority::{Identity, PkiError};
 pub(crate) use expiry::expiries;
 pub use plan::{Pki, PkiSecrets, plan};
 pub(crate) use plan::{Renewed, renew};
+pub(crate) use sign::etcd_client;
 pub use sign::super_admin;
 pub(crate) use tenant::secret_names;
 

@@ -50,14 +50,20 @@ pub(crate) fn proxy(ca: &Secret, node: &NodeName, csr_der: &[u8], now: Timestamp
     certify(&tenant::cluster_authority(ca)?, &spec, csr_der, now, lifetime)
 }
 
-const SUPER_ADMIN_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
+const OWN_LIFETIME: SignedDuration = SignedDuration::from_hours(24);
 
 /// An identity of group `system:masters` for the operator itself, signed by the cluster CA in the `<vc>-ca` Secret. It is
 /// never stored, and lives 24 hours.
 pub fn super_admin(ca: &Secret, now: Timestamp) -> Result<Identity, PkiError> {
     let authority = tenant::cluster_authority(ca)?;
     let spec = LeafSpec::client("nestling-operator", Some("system:masters"));
-    identity(&authority, &spec, now, SUPER_ADMIN_LIFETIME)
+    identity(&authority, &spec, now, OWN_LIFETIME)
+}
+
+/// A client of a tenant's etcd for the operator itself. It is never stored, and lives 24 hours.
+pub(crate) fn etcd_client(ca: &Secret, now: Timestamp) -> Result<Identity, PkiError> {
+    let authority = tenant::authority(ca, tenant::ETCD)?;
+    identity(&authority, &LeafSpec::client("nestling-operator", None), now, OWN_LIFETIME)
 }
 
 /// Serving certificate of `node`'s kubelet API, for all tenants.

@@ -35,9 +35,14 @@ pub(super) const ETCD_PEER: AuthorityKind = AuthorityKind { stem: "etcd-peer-ca"
 
 /// The cluster CA out of the `<vc>-ca` Secret.
 pub(super) fn cluster_authority(ca: &Secret) -> Result<Authority, PkiError> {
-    pair(Some(ca), CLUSTER.stem).and_then(Authority::from_pem).ok_or_else(|| PkiError::UnusableAuthority {
+    authority(ca, CLUSTER)
+}
+
+/// An authority out of the `<vc>-ca` Secret.
+pub(super) fn authority(ca: &Secret, kind: AuthorityKind) -> Result<Authority, PkiError> {
+    pair(Some(ca), kind.stem).and_then(Authority::from_pem).ok_or_else(|| PkiError::UnusableAuthority {
         secret: ca.metadata.name.clone().unwrap_or_default(),
-        authority: CLUSTER.stem.to_owned(),
+        authority: kind.stem.to_owned(),
     })
 }
 

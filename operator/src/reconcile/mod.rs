@@ -109,7 +109,7 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     } else {
         Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?
     };
-    let observed = Observed::applied(&cluster, &host, inside, &ctx.stores);
+    let observed = Observed::applied(&cluster, &host, inside, ctx.state.with(&cluster.uid, |state| state.no_space), &ctx.stores);
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
 }
 
@@ -149,7 +149,7 @@ async fn upkeep(subject: &Subject, ctx: &Context) -> (Observed, Timestamp) {
         warn(&error, "cannot renew the tenant's certificates");
         Timestamp::now() + ON_THE_WAY
     });
-    (Observed::stored(subject, inside, &ctx.stores), renew_at)
+    (Observed::stored(subject, inside, &ctx.state), renew_at)
 }
 
 /// When a cluster is looked at again if nothing changes.

@@ -16,7 +16,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, ServiceAccount};
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::config::AuthInfo;
 use kube::{Api, Client, Config};
 use kubelet::Kubelet;
@@ -91,7 +91,8 @@ async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &Pki, membe
     service_account_tokens_are_honoured(&admin).await?;
     contract::check(&admin).await.context("the API does not behave as the tests' ApiServer")?;
     secrets_are_encrypted(kubelet, &admin).await?;
-    a_nodes_certificate_is_a_node(kubelet.pod_ip, pki).await
+    a_nodes_certificate_is_a_node(kubelet.pod_ip, pki).await?;
+    room_is_made_in_a_full_etcd(kubelet.pod_ip, &admin, cluster, pki).await
 }
 
 async fn nobody_gets_in_without_credentials(address: IpAddr, ca: &str) -> Result<()> {
@@ -179,6 +180,32 @@ async fn a_nodes_certificate_is_a_node(address: IpAddr, pki: &Pki) -> Result<()>
     Ok(())
 }
 
+/// At its quota etcd refuses writes, also when objects have been deleted, until room is made.
+async fn room_is_made_in_a_full_etcd(address: IpAddr, admin: &Client, cluster: &ValidatedCluster, pki: &Pki) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(admin.clone(), "default");
+    let large = |index: usize| ConfigMap {
+        metadata: kube::core::ObjectMeta { name: Some(format!("large-{index}")), ..Default::default() },
+        data: Some(BTreeMap::from([("text".to_owned(), "x".repeat(900_000))])),
+        ..ConfigMap::default()
+    };
+    let reclaim = || smoke::reclaim_space(&pki.secrets.ca, address, &cluster.name, &cluster.namespace);
+    ensure!(reclaim().await?.contains("Enough"), "there is no alarm yet");
+    let mut created = 0;
+    while maps.create(&PostParams::default(), &large(created)).await.is_ok() {
+        created += 1;
+        ensure!(created < 200, "etcd has no quota");
+    }
+    let full = reclaim().await?;
+    ensure!(full.contains("Full"), "{created} objects: {full}");
+    for index in 0..created {
+        maps.delete(&format!("large-{index}"), &DeleteParams::default()).await?;
+    }
+    ensure!(maps.create(&PostParams::default(), &large(created)).await.is_err(), "the alarm ends by itself");
+    let reclaimed = reclaim().await?;
+    ensure!(reclaimed.contains("Reclaimed"), "{reclaimed}");
+    eventually("writes are accepted again", || async { maps.create(&PostParams::default(), &large(created)).await.is_ok() }).await
+}
+
 /// Every configuration file that a spec may carry, so that the real programs judge what we make of it.
 fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
     let vc = serde_json::from_value(json!({
@@ -186,7 +213,7 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
         "kind": "VirtualCluster",
         "metadata": {"name": "dev", "namespace": "team-a", "uid": "6c9f9a0e-5a43-4c1c-9a53-0f6f3a9f7e11"},
         "spec": {
-            "etcd": {"storage": {"medium": "Memory", "size": "1Gi"}},
+            "etcd": {"storage": {"medium": "Memory", "size": "256Mi"}},
             "controlPlane": {
                 "apiServer": {
                     "extraArgs": [{"name": "event-ttl", "value": "2h"}],

@@ -9,10 +9,8 @@ use crate::reconcile::build::pod::secret_hash;
 use k8s_openapi::api::core::v1::{Container, Volume};
 
 pub const NAME: &str = "etcd";
-pub(super) const CLIENT_PORT: i32 = 2379;
+pub(super) use crate::model::{ETCD_CLIENT_PORT as CLIENT_PORT, ETCD_METRICS_PORT as METRICS_PORT};
 pub(super) const PEER_PORT: i32 = 2380;
-/// Plain HTTP, for probes and metrics; shows nothing of the data.
-pub(super) const METRICS_PORT: i32 = 2381;
 
 const CERTS_VOLUME: &str = "etcd-certs";
 /// Counts restores of the data. Cluster and member IDs are derived from URLs and this token, so a restored etcd must not
@@ -70,9 +68,13 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
 ///
 /// What is kept of the log for members that lag behind lies in memory. A lone member has none of them; its snapshots come often
 /// enough to keep the log short.
-pub(super) fn presets(cluster: &ValidatedCluster) -> [(&'static str, &'static str); 2] {
+pub(super) fn presets(cluster: &ValidatedCluster) -> [(&'static str, String); 3] {
     let (snapshots, entries) = if cluster.members == 1 { ("1000", "500") } else { ("10000", "5000") };
-    [("snapshot-catchup-entries", entries), ("snapshot-count", snapshots)]
+    [
+        ("max-wals", cluster.etcd.wal_files.to_string()),
+        ("snapshot-catchup-entries", entries.to_owned()),
+        ("snapshot-count", snapshots.to_owned()),
+    ]
 }
 
 /// Without the data. Data in memory counts as the pod's: a node that did not reserve it would run out of memory when it

@@ -34,14 +34,19 @@ pub(super) fn network_policies(cluster: &ValidatedCluster) -> Vec<NetworkPolicy>
         ports: Some(vec![tcp(etcd::CLIENT_PORT), tcp(etcd::PEER_PORT)]),
         from: Some(vec![own_control_plane(cluster)]),
     };
+    // The operator asks members for their health, and makes room in full databases.
+    let operator = NetworkPolicyIngressRule {
+        ports: Some(vec![tcp(etcd::CLIENT_PORT), tcp(etcd::METRICS_PORT)]),
+        from: Some(vec![in_namespace(&cluster.system_namespace)]),
+    };
     let mut policies = vec![policy(cluster, names::controllers(vc), component::CONTROLLERS, Vec::new())];
     match cluster.topology {
         Topology::External => policies.extend([
-            policy(cluster, names::etcd(vc), component::ETCD, vec![etcd]),
+            policy(cluster, names::etcd(vc), component::ETCD, vec![etcd, operator]),
             policy(cluster, names::apiserver(vc), component::APISERVER, vec![api]),
         ]),
         Topology::Stacked | Topology::SingleNode => {
-            policies.push(policy(cluster, names::control_plane(vc), component::CONTROL_PLANE, vec![api, etcd]));
+            policies.push(policy(cluster, names::control_plane(vc), component::CONTROL_PLANE, vec![api, etcd, operator]));
         }
     }
     policies

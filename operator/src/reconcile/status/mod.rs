@@ -195,6 +195,7 @@ mod tests {
             pods: Vec::new(),
             inside: crate::tenant::observe::Observation::default(),
             member_count: 1,
+            no_space: None,
             dns_unmanaged: false,
         }
     }

@@ -9,6 +9,7 @@ use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::containers as programs;
 use crate::reconcile::error::Error;
 use crate::reconcile::subject::Subject;
+use crate::state::{NoSpace, State};
 use crate::tenant::observe::Observation;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -59,6 +60,8 @@ pub(crate) struct Observed {
     pub inside: Observation,
     /// Members that etcd has.
     pub member_count: i32,
+    /// etcd refuses writes.
+    pub no_space: Option<NoSpace>,
     /// Whether CoreDNS is the tenant's own business.
     pub dns_unmanaged: bool,
 }
@@ -118,7 +121,13 @@ type Part = (Vec<Arc<Pod>>, Replicas, Option<String>);
 
 impl Observed {
     /// Right after everything was applied: the stores may not have seen that yet.
-    pub(crate) fn applied(cluster: &ValidatedCluster, host: &OnHost, inside: Observation, stores: &Stores) -> Self {
+    pub(crate) fn applied(
+        cluster: &ValidatedCluster,
+        host: &OnHost,
+        inside: Observation,
+        no_space: Option<NoSpace>,
+        stores: &Stores,
+    ) -> Self {
         let resources = &host.resources;
         Self {
             members: Some(resources.members.clone()),
@@ -127,13 +136,14 @@ impl Observed {
             pods: pods(&cluster.uid, stores),
             inside,
             member_count: cluster.members,
+            no_space,
             dns_unmanaged: cluster.core_dns.mode == AddonMode::Unmanaged,
         }
     }
 
     /// As the stores have it. `inside` is `None` without a connection to the tenant.
-    pub(crate) fn stored(subject: &Subject, inside: Option<Observation>, stores: &Stores) -> Self {
-        let id = &subject.id;
+    pub(crate) fn stored(subject: &Subject, inside: Option<Observation>, state: &State) -> Self {
+        let (id, stores) = (&subject.id, &state.stores);
         let set = |name: &str| stores.stateful_sets.get(&ObjectRef::new(name).within(&id.namespace));
         let deployment = |name: &str| stores.deployments.get(&ObjectRef::new(name).within(&id.namespace)).map(|live| (*live).clone());
         let members = set(&names::control_plane(&id.name)).or_else(|| set(&names::etcd(&id.name))).map(|live| (*live).clone());
@@ -144,6 +154,7 @@ impl Observed {
             apiserver: deployment(&names::apiserver(&id.name)),
             controllers: deployment(&names::controllers(&id.name)),
             pods: pods(&id.uid, stores),
+            no_space: state.with(&id.uid, |state| state.no_space),
             inside: inside.unwrap_or_default(),
             dns_unmanaged: subject.vc.spec.addons.core_dns.mode == AddonMode::Unmanaged,
         }
@@ -210,6 +221,11 @@ impl Observed {
         let ready = count(pods.iter().filter(|pod| member_serves(pod)));
         // A quorum serves.
         if ready > wanted / 2 {
+            match self.no_space {
+                Some(NoSpace { full: Some((size, quota)), .. }) => return ConditionState::no("DatabaseFull", full(size, quota)),
+                Some(_) => return ConditionState::no("NoSpace", "etcd has reached its quota and refuses writes; room is being made"),
+                None => {}
+            }
             return ConditionState::yes("Available", format!("{ready} of {wanted} members are ready"));
         }
         not_ready(&pods, None)
@@ -240,6 +256,16 @@ impl Observed {
             controller(programs::CLOUD_CONTROLLER_MANAGER),
         ]
     }
+}
+
+fn full(size: u64, quota: u64) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    format!(
+        "etcd refuses writes: objects fill {} MiB of its quota of {} MiB. Delete objects in the tenant (deleting is possible); room is made \
+         for new ones every minute",
+        mib(size),
+        mib(quota)
+    )
 }
 
 /// The control-plane pods of a tenant.

@@ -10,20 +10,30 @@ use nestling_crds::{managed_flags, quantity};
 const MAX_QUOTA: u64 = 8 << 30;
 /// etcd preallocates a WAL segment of 64 MiB, and another one while it cuts the first.
 const MIN_SIZE: u64 = 256 << 20;
-/// Database, a copy of it while it is defragmented, and WAL with snapshots.
-const SIZE_PER_QUOTA: u64 = 3;
+/// Segments of the WAL that a member keeps ([`EtcdSettings::wal_files`]), alone and with others.
+const WAL_FILES: [u64; 2] = [2, 5];
+const WAL_FILE: u64 = 64 << 20;
 
-pub(super) fn settings(etcd: &Etcd, problems: &mut Problems) -> Option<EtcdSettings> {
+/// What is left of the storage beside the WAL and the segment that is preallocated next holds the database and, while that is
+/// defragmented, a copy of it, with a little to spare. At most a third of all.
+fn quota(bytes: u64, wal_files: u64) -> u64 {
+    let wal = (wal_files + 1) * WAL_FILE;
+    (bytes / 3).min(bytes.saturating_sub(wal) / 9 * 4).min(MAX_QUOTA)
+}
+
+pub(super) fn settings(etcd: &Etcd, members: i32, problems: &mut Problems) -> Option<EtcdSettings> {
     let Etcd { adopt: _, replicas: _, external: _, storage, extra_args, resources, placement, backup: _ } = etcd;
     let args = problems::extra_args("spec.etcd.extraArgs", extra_args, managed_flags::ETCD, problems);
     let resources = checked_resources("spec.etcd.resources", resources.as_ref(), problems);
     let (storage, bytes) = self::storage(storage, problems)?;
+    let wal_files = WAL_FILES[usize::from(members > 1)];
     Some(EtcdSettings {
         extra_args: args,
         resources,
         placement: control_plane::placement(placement),
         storage,
-        quota_bytes: (bytes / SIZE_PER_QUOTA).min(MAX_QUOTA),
+        quota_bytes: quota(bytes, wal_files),
+        wal_files,
     })
 }
 

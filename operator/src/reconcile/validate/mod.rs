@@ -65,7 +65,8 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
 
     let identity = identity(vc, problems);
     let versions = Versions::find(vc, reads, config, problems);
-    let etcd_settings = etcd::settings(etcd, problems);
+    let members = etcd::members(*topology, etcd, control_plane.replicas, problems);
+    let etcd_settings = etcd::settings(etcd, members, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str)).or(reads.adopted_range.as_deref());
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
@@ -76,7 +77,6 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         }
         _ => None,
     };
-    let members = etcd::members(*topology, etcd, control_plane.replicas, problems);
     let api_server = control_plane::api_server(&control_plane.api_server, reads.encryption.as_ref(), problems);
     let controller_manager = control_plane::controller_manager(&control_plane.controller_manager, problems);
     let scheduler = control_plane::scheduler(&control_plane.scheduler, problems);

@@ -17,7 +17,9 @@ fn ours_are_managed(#[case] topology: &str) {
     let check = |program: &str, args: Vec<String>, managed: &[ManagedFlags]| {
         for arg in args {
             let flag = arg.trim_start_matches("--").split('=').next().unwrap().to_owned();
-            if controllers::controller_manager_presets(&cluster).iter().chain(&etcd::presets(&cluster)).any(|(preset, _)| *preset == flag) {
+            let manager = controllers::controller_manager_presets(&cluster);
+            let mut presets = manager.iter().map(|(preset, _)| *preset).chain(etcd::presets(&cluster).map(|(preset, _)| preset));
+            if presets.any(|preset| preset == flag) {
                 continue;
             }
             assert!(refusal(managed, &flag).is_some(), "{program} --{flag} is set by the operator but not in managed_flags");

@@ -7,6 +7,7 @@ use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::{self, Applied, Prepared, Resources};
 use crate::reconcile::validate::Invalid;
 use crate::reconcile::validate::testing::{cluster, now, reads};
+use crate::state::NoSpace;
 use crate::tenant::observe::{Dns, Observation};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
@@ -25,7 +26,7 @@ fn applied(spec: &Value) -> Progress {
     let pki = plan(&cluster, &endpoint, &reads.installation, &reads.secrets, now(), &policy).unwrap();
     let resources = as_applied(build::resources(&cluster, &pki));
     let host = OnHost { service, endpoint, pki, resources };
-    let observed = Observed::applied(&cluster, &host, Observation::default(), &Stores::new().0);
+    let observed = Observed::applied(&cluster, &host, Observation::default(), None, &Stores::new().0);
     Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: Ok(()) }
 }
 
@@ -145,7 +146,9 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
     assert_eq!(state(&status, "APIServerReady").2, "pod dev-control-plane-0 is starting: kube-apiserver not ready");
 
     let full = running(&json!({}));
-    let breaks: [(&str, Break); 5] = [
+    let breaks: [(&str, Break); 7] = [
+        ("EtcdReady", |p| p.observed.no_space = Some(NoSpace { ended: None, full: None })),
+        ("EtcdReady", |p| p.observed.no_space = Some(NoSpace { ended: None, full: Some((95 << 20, 100 << 20)) })),
         ("EtcdReady", |p| p.observed.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
         ("APIServerReady", |p| p.observed.inside.api_answered = false),
         ("ControllersReady", |p| drop(p.observed.pods.pop())),
