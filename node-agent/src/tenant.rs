@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::{self, Store, store::Writer};
+use nestling_crds::labels;
 use nestling_crds::names::{NodeName, TenantUid, WorkloadNamespace};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -41,6 +42,13 @@ pub(crate) struct TenantSpec {
     pub(crate) resumed_at: Option<Timestamp>,
     /// Labels of the Node beside those that every Node has.
     pub(crate) node_labels: BTreeMap<String, String>,
+}
+
+impl TenantSpec {
+    /// Selects the tenant's host objects that the agent of `node` owns.
+    pub(crate) fn host_objects(&self, node: &NodeName) -> String {
+        format!("{}={},{}={node},{}={}", labels::TENANT, self.uid, labels::NODE, labels::MANAGED_BY, labels::AGENT)
+    }
 }
 
 /// A tenant as its tasks and the kubelet API see it.

@@ -170,11 +170,6 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// Selects the host objects of `tenant` that this node's agent owns.
-pub(crate) fn selector(tenant: &Tenant) -> String {
-    format!("{}={},{}={},{}={}", labels::TENANT, tenant.spec.uid, labels::NODE, tenant.node, labels::MANAGED_BY, labels::AGENT)
-}
-
 /// Whether a host object is this agent's and made for pod `key`.
 pub(crate) fn is_for_pod(metadata: &ObjectMeta, tenant: &Tenant, key: &PodKey) -> bool {
     let label = |name: &str| metadata.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);

@@ -1,7 +1,7 @@
 //! The watches that drive everything: the tenant's pods on this node and the host pods made for them. Each event goes into
 //! the store, then its pod into the queue; nothing is batched or delayed.
 
-use super::names::{self, PodKey};
+use super::names::PodKey;
 use super::record::Records;
 use super::status::has_ended;
 use crate::tenant::Tenant;
@@ -39,7 +39,7 @@ impl Watches {
     /// Follows the host pods of this tenant and node.
     pub(crate) async fn host_pods(&self, mut writer: Writer<Pod>, shutdown: CancellationToken) {
         let api: Api<Pod> = Api::namespaced(self.tenant.host.clone(), self.tenant.spec.workload_namespace.as_str());
-        let config = Config::default().labels(&names::selector(&self.tenant));
+        let config = Config::default().labels(&self.tenant.spec.host_objects(&self.tenant.node));
         let mut reported = None;
         follow(api, config, "host pods", shutdown, |event| self.take_host_event(event, &mut writer, &mut reported)).await;
     }

@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, Resource, ResourceExt as _};
 use kube::{Api, Client};
-use nestling_crds::labels;
 use nestling_crds::names::NodeName;
 use nestling_runtime::backoff::Backoff;
 use nestling_runtime::kube::{call, delete_exact};
@@ -42,7 +41,7 @@ enum CleanupError {
 /// Deletes the tenant's host pods on this node, waits until they are gone, then deletes the copies they used.
 pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
     let namespace = spec.workload_namespace.as_str();
-    let mine = format!("{}={},{}={node},{}={}", labels::TENANT, spec.uid, labels::NODE, labels::MANAGED_BY, labels::AGENT);
+    let mine = spec.host_objects(node);
     let deadline = Instant::now() + LIMIT;
     let mut steps = Backoff::new(LOOK_EVERY, RETRY_AT_MOST);
     while Instant::now() < deadline {

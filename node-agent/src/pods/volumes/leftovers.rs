@@ -3,7 +3,7 @@
 
 use super::pod_secret::{DIGEST, PodSecret, REFRESH_AT};
 use crate::pods::error::VolumesError;
-use crate::pods::names::{self, SourceKind};
+use crate::pods::names::SourceKind;
 use crate::tenant::Tenant;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -90,7 +90,7 @@ where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(tenant.host.clone(), tenant.spec.workload_namespace.as_str());
-    let mut params = ListParams::default().labels(&names::selector(tenant)).limit(500);
+    let mut params = ListParams::default().labels(&tenant.spec.host_objects(&tenant.node)).limit(500);
     let mut found = Vec::new();
     loop {
         let page = call(api.list_metadata(&params)).await.map_err(VolumesError::List)?;
