@@ -45,7 +45,7 @@ impl HostNode {
 
     /// A handle on a Node that a test changes.
     #[cfg(test)]
-    pub(super) fn changeable(node: Node) -> (Self, watch::Sender<Option<Arc<Node>>>) {
+    pub(crate) fn changeable(node: Node) -> (Self, watch::Sender<Option<Arc<Node>>>) {
         let (sender, receiver) = watch::channel(Some(Arc::new(node)));
         (Self(receiver), sender)
     }

@@ -36,6 +36,9 @@ mod sources;
 mod sync;
 pub mod table;
 
+#[cfg(test)]
+pub(crate) use nft::FakeNetfilter;
+
 use bridges::BridgeProbe;
 use conntrack::Conntrack;
 use desired::Desired;
@@ -99,7 +102,7 @@ impl Proxy {
 
     /// Over a packet filter in memory, until the test ends.
     #[cfg(test)]
-    fn fake(netfilter: &Arc<nft::FakeNetfilter>) -> Self {
+    pub(crate) fn fake(netfilter: &Arc<FakeNetfilter>) -> Self {
         let config = ProxyConfig {
             netfilter: Arc::clone(netfilter) as Arc<dyn Netfilter>,
             conntrack: Arc::new(conntrack::Untouched),

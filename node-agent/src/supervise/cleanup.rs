@@ -58,7 +58,10 @@ pub(super) async fn run(host: &Client, node: &NodeName, spec: &TenantSpec) {
                 tracing::info!("removed the tenant's objects of this node");
                 return;
             }
-            Ok(_) => sleep(LOOK_EVERY).await,
+            Ok(_) => {
+                steps.succeeded();
+                sleep(LOOK_EVERY).await;
+            }
             Err(error) => {
                 let pause = steps.failed();
                 tracing::warn!(
@@ -86,4 +89,117 @@ where
         delete_exact(&api, object.meta(), None).await.map_err(failed)?;
     }
     Ok(found.items.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{NODE, tenant_spec};
+    use nestling_crds::labels;
+    use nestling_runtime::testing::{ApiServer, Fault};
+    use serde::Serialize;
+    use serde_json::json;
+    use tokio::task::JoinHandle;
+
+    /// As the agent of `node` makes it for the tenant `uid`, with a pod's spec, which other kinds ignore.
+    fn object<K: DeserializeOwned>(name: &str, node: &str, uid: &str) -> K {
+        let labels = json!({labels::TENANT: uid, labels::NODE: node, labels::MANAGED_BY: labels::AGENT});
+        let metadata = json!({"namespace": tenant_spec().workload_namespace.as_str(), "name": name, "labels": labels});
+        serde_json::from_value(json!({"metadata": metadata, "spec": {"nodeName": node, "containers": []}})).unwrap()
+    }
+
+    /// A host with a pod, a ConfigMap and a Secret of the tenant on this node.
+    fn host() -> ApiServer {
+        let api = ApiServer::new();
+        let uid = tenant_spec().uid;
+        api.put(&object::<Pod>("pod", NODE, uid.as_str()));
+        api.put(&object::<ConfigMap>("copy", NODE, uid.as_str()));
+        api.put(&object::<Secret>("copy", NODE, uid.as_str()));
+        api
+    }
+
+    fn names<K>(api: &ApiServer) -> Vec<String>
+    where
+        K: Resource<DynamicType = ()> + Serialize + DeserializeOwned,
+    {
+        api.list::<K>().iter().map(K::name_any).collect()
+    }
+
+    /// Names of pods, ConfigMaps and Secrets.
+    fn left(api: &ApiServer) -> [Vec<String>; 3] {
+        [names::<Pod>(api), names::<ConfigMap>(api), names::<Secret>(api)]
+    }
+
+    fn start(api: &ApiServer) -> JoinHandle<()> {
+        let host = api.client();
+        tokio::spawn(async move { run(&host, &NodeName::new(NODE), &tenant_spec()).await })
+    }
+
+    /// The host's kubelet has stopped the containers.
+    fn stop_pod(api: &ApiServer) {
+        assert!(api.remove::<Pod>(tenant_spec().workload_namespace.as_str(), "pod"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_stay_until_the_pods_that_use_them_are_gone() {
+        let api = host();
+        let cleanup = start(&api);
+        sleep(Duration::from_secs(20)).await;
+        let pod: Pod = api.get(tenant_spec().workload_namespace.as_str(), "pod").unwrap();
+        assert_eq!(pod.metadata.deletion_grace_period_seconds, Some(30), "it is given its own grace");
+        assert_eq!((api.count("delete", "pods"), api.count("delete", "configmaps"), api.count("delete", "secrets")), (1, 0, 0));
+        stop_pod(&api);
+        cleanup.await.unwrap();
+        assert_eq!(left(&api), [[""; 0]; 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_of_other_nodes_and_tenants_stays() {
+        let api = host();
+        let uid = tenant_spec().uid;
+        api.put(&object::<Pod>("of-another-node", "worker-8", uid.as_str()));
+        api.put(&object::<ConfigMap>("of-another-tenant", NODE, "another"));
+        api.put(&object::<Secret>("of-another-node", "worker-8", uid.as_str()));
+        let cleanup = start(&api);
+        sleep(Duration::from_secs(1)).await;
+        stop_pod(&api);
+        cleanup.await.unwrap();
+        assert_eq!(left(&api), [["of-another-node"], ["of-another-tenant"], ["of-another-node"]]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_fails_is_retried() {
+        let api = host();
+        api.inject("list", "pods", 2, Fault::Status(500));
+        api.inject("delete", "pods", 1, Fault::Disconnect);
+        api.inject("list", "configmaps", 1, Fault::Status(403));
+        api.inject("delete", "configmaps", 1, Fault::Hang);
+        api.inject("delete", "secrets", 1, Fault::LoseAnswer);
+        let cleanup = start(&api);
+        sleep(Duration::from_secs(60)).await;
+        stop_pod(&api);
+        cleanup.await.unwrap();
+        assert_eq!(left(&api), [[""; 0]; 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_spaced() {
+        let api = host();
+        api.inject("list", "pods", usize::MAX, Fault::Status(500));
+        let cleanup = start(&api);
+        sleep(Duration::from_secs(60)).await;
+        let times: Vec<Instant> = api.requests().iter().map(|request| request.at).collect();
+        let pauses: Vec<u64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 10, 10, 10, 10]);
+        cleanup.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_does_not_go_is_left_to_the_host_with_its_copies() {
+        let api = host();
+        let start_time = Instant::now();
+        start(&api).await.unwrap();
+        assert_eq!(start_time.elapsed(), LIMIT);
+        assert_eq!(left(&api), [["pod"], ["copy"], ["copy"]]);
+    }
 }

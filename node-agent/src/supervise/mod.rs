@@ -1,10 +1,14 @@
-//! One task per tenant that the operator assigns to this node. `tenant` runs the parts of one tenant while it is assigned;
-//! `cleanup` removes its objects from the host once it no longer is.
+//! One task per tenant that the operator assigns to this node. `tenant` runs the parts of one tenant while it is assigned,
+//! which `parts` restarts when one of them ends; `cleanup` removes its objects from the host once it no longer is.
 //!
 //! With `app`, this folder alone imports all parts of the agent.
 
 mod cleanup;
+mod parts;
 mod tenant;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use tenant::AgentParts;
 

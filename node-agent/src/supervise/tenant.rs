@@ -8,26 +8,15 @@ use crate::node::{self, HostNode};
 use crate::pods;
 use crate::proxy::{self, Proxy};
 use crate::services::Services;
+use crate::supervise::parts::{Parts, keep_running};
 use crate::tenant::{PodStores, Tenant, TenantSpec, Tenants};
 use kube::Client;
 use nestling_crds::names::NodeName;
-use nestling_runtime::backoff::Backoff;
 use nestling_runtime::tls::{Certificate, CertificateError};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument as _;
-
-const RESTART: Duration = Duration::from_millis(500);
-const RESTART_AT_MOST: Duration = Duration::from_secs(30);
-/// A group that has run so long has not failed to start.
-const SETTLED: Duration = Duration::from_secs(60);
-/// How long the parts may take to stop.
-const STOP: Duration = Duration::from_secs(10);
 
 /// What all tenants of the node share.
 pub(crate) struct AgentParts {
@@ -53,7 +42,7 @@ enum StartError {
     Connection(#[from] ConnectionError),
 }
 
-/// Serves the tenant until `stop`; parts that fail are started again with backoff.
+/// Serves the tenant until `stop`; when a part ends, all are started again with back-off.
 pub(super) async fn run(agent: &Arc<AgentParts>, spec: &TenantSpec, stop: CancellationToken) {
     let kubelet = Purpose::Kubelet(spec.uid.clone());
     let proxy = Purpose::Proxy(spec.uid.clone());
@@ -103,21 +92,14 @@ fn replace(connection: &Connection, issued: &Issued) {
     }
 }
 
-/// Runs the parts, and restarts all when one of them ends: they share stores, which can be filled only once.
+/// Runs the parts until `stop`.
 async fn serve(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: &CancellationToken) {
-    let mut steps = Backoff::new(RESTART, RESTART_AT_MOST);
-    while !stop.is_cancelled() {
-        let started = Instant::now();
-        serve_once(agent, spec, connections, stop.child_token()).await;
-        if started.elapsed() >= SETTLED {
-            steps.succeeded();
-        }
-        let _: Option<()> = stop.run_until_cancelled(sleep(steps.failed())).await;
-    }
+    keep_running(stop, |stop| start(agent, spec, connections, stop).ended()).await;
     agent.tenants.remove(&spec.uid);
 }
 
-async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) {
+/// Starts the parts, with new stores, which can be filled only once.
+fn start(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Connections, stop: CancellationToken) -> Parts {
     let (stores, writers) = PodStores::new();
     let tenant = Arc::new(Tenant {
         spec: spec.clone(),
@@ -128,47 +110,14 @@ async fn serve_once(agent: &Arc<AgentParts>, spec: &TenantSpec, connections: &Co
         stores,
     });
     agent.tenants.insert(tenant.clone());
-    let mut parts: JoinSet<&'static str> = JoinSet::new();
+    let mut parts = Parts::new(stop.clone());
     let (proxy, uid) = (agent.proxy.clone(), spec.uid.clone());
     let on_addresses = move |addresses: &BTreeSet<IpAddr>| proxy.set_sources(&uid, addresses);
     let (services, changes) = Services::new();
     let (list, client, shutdown) = (services.clone(), tenant.kubelet.clone(), stop.clone());
-    parts.spawn(part("services", async move { list.follow(client, shutdown).await }).in_current_span());
-    parts.spawn(part("proxy", proxy::services::run(tenant.clone(), changes, agent.proxy.clone(), stop.clone())).in_current_span());
-    parts.spawn(part("pods", pods::run(tenant.clone(), writers, services, on_addresses, stop.clone())).in_current_span());
-    parts.spawn(part("node", node::run(tenant.clone(), agent.host_node.clone(), stop.clone())).in_current_span());
-    match parts.join_next().await {
-        Some(Ok(name)) if !stop.is_cancelled() => tracing::warn!(part = name, "a part of the tenant ended; starting all of them again"),
-        Some(Err(error)) => tracing::error!(%error, "a part of the tenant ended unexpectedly"),
-        Some(Ok(_)) | None => {}
-    }
-    stop.cancel();
-    let rest = async { while parts.join_next().await.is_some() {} };
-    if timeout(STOP, rest).await.is_err() {
-        tracing::warn!(limit = ?STOP, "a part of the tenant did not stop");
-        parts.shutdown().await;
-    }
-}
-
-/// One part of the group under its name; its failure is logged here, once.
-async fn part<R: Outcome>(name: &'static str, run: impl Future<Output = R>) -> &'static str {
-    run.await.report(name);
-    name
-}
-
-/// What a part returns when it ends.
-trait Outcome {
-    fn report(self, name: &'static str);
-}
-
-impl Outcome for () {
-    fn report(self, _name: &'static str) {}
-}
-
-impl<E: std::error::Error + 'static> Outcome for Result<(), E> {
-    fn report(self, name: &'static str) {
-        if let Err(error) = self {
-            tracing::error!(part = name, error = &error as &dyn std::error::Error, "a part of the tenant failed");
-        }
-    }
+    parts.start("services", async move { list.follow(client, shutdown).await });
+    parts.start("proxy", proxy::services::run(tenant.clone(), changes, agent.proxy.clone(), stop.clone()));
+    parts.start("pods", pods::run(tenant.clone(), writers, services, on_addresses, stop.clone()));
+    parts.start("node", node::run(tenant, agent.host_node.clone(), stop));
+    parts
 }

@@ -45,6 +45,11 @@ impl FakeNetfilter {
     pub(crate) fn kernel(&self, family: Family) -> Kernel {
         self.state().kernels.get(&family).cloned().unwrap_or_default()
     }
+
+    /// The pod addresses of IPv4 that have rules.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.kernel(Family::V4).maps.get(&Map::Sources.name()).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+    }
 }
 
 fn refused(stderr: String) -> NetfilterError {

@@ -31,7 +31,9 @@ mod tests;
 
 pub(super) use exec::Nft;
 #[cfg(test)]
-pub(super) use fake::{FakeNetfilter, Kernel};
+pub(crate) use fake::FakeNetfilter;
+#[cfg(test)]
+pub(super) use fake::Kernel;
 pub(super) use listing::Listing;
 pub(super) use objects::{AffinityEntry, Command, Key, TenantMap, Transaction};
 pub(super) use plan::{Approach, Installed, plan};
