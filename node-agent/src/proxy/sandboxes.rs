@@ -113,8 +113,14 @@ fn addresses(sandbox: &PodSandboxStatus) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cri::fake::FakeCri;
     use crate::cri::v1::{PodIp, PodSandboxMetadata, PodSandboxNetworkStatus};
+    use crate::fixtures::{tenant_spec, tenant_with};
+    use crate::proxy::FakeNetfilter;
+    use crate::tenant::TenantSpec;
+    use nestling_runtime::testing::ApiServer;
     use rstest::rstest;
+    use tokio::time::sleep;
 
     fn event(kind: ContainerEventType) -> ContainerEventResponse {
         let sandbox = PodSandboxStatus {
@@ -162,5 +168,38 @@ mod tests {
     #[case::without_a_status(ContainerEventResponse { container_id: "sandbox".into(), ..ContainerEventResponse::default() })]
     fn others_are_ignored(#[case] event: ContainerEventResponse) {
         assert_eq!(read(event), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_has_rules_from_its_sandbox_on_whether_or_not_the_runtime_restarts() {
+        let (cri, netfilter) = (Arc::new(FakeCri::default()), Arc::new(FakeNetfilter::default()));
+        let (tenants, proxy, shutdown) = (Tenants::default(), Proxy::fake(&netfilter), CancellationToken::new());
+        let workload_namespace = WorkloadNamespace::from_made("work");
+        let spec = TenantSpec { uid: TenantUid::new("uid"), workload_namespace, ..tenant_spec() };
+        proxy.expect(&spec.uid, &spec.service_cidrs);
+        // By their statuses, the tenant has no pods yet.
+        proxy.set_sources(&spec.uid, &BTreeSet::new());
+        tenants.insert(tenant_with(spec, &ApiServer::new().client()).0);
+        let running = tokio::spawn(run(cri.clone(), tenants, proxy, shutdown.clone()));
+        let seconds = |seconds| sleep(Duration::from_secs(seconds));
+        seconds(1).await;
+        assert!(netfilter.addresses().is_empty());
+        cri.emit(&event(ContainerEventType::ContainerCreatedEvent));
+        seconds(1).await;
+        assert_eq!(netfilter.addresses(), ["10.0.0.1"]);
+
+        cri.with(|state| {
+            state.event_streams.clear();
+            state.down = true;
+        });
+        seconds(5).await;
+        assert_eq!(netfilter.addresses(), ["10.0.0.1"]);
+        cri.with(|state| state.down = false);
+        seconds(10).await;
+        cri.emit(&event(ContainerEventType::ContainerStoppedEvent));
+        seconds(1).await;
+        assert!(netfilter.addresses().is_empty());
+        shutdown.cancel();
+        running.await.unwrap();
     }
 }
