@@ -1,65 +1,52 @@
-//! The order of calls toward both apiservers, which are scripted: every call is expected by name, and one that does not
-//! come, or comes uncalled for, fails the test.
+//! The steps for one pod toward both API servers: what each step writes, and in which order. The test decides what the
+//! watches have delivered.
 
 use super::*;
 use crate::pods::fixtures;
-use fixtures::Server;
-use http::Method;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Pod};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher;
-use names::Source;
+use names::{Owner, Source};
+use nestling_runtime::testing::{ApiServer, Fault, Request};
 use serde_json::{Value, json};
 use std::time::Duration;
-
-const TENANT_POD: &str = "/api/v1/namespaces/shop/pods/web-0";
-const HOST_PODS: &str = "/api/v1/namespaces/team-a-dev-workload/pods";
+use tokio::time::sleep;
 
 struct World {
     kubelet: Arc<Kubelet>,
     tenant_writer: Writer<Pod>,
     host_writer: Writer<Pod>,
-    tenant: Server,
-    host: Server,
+    tenant: ApiServer,
+    host: ApiServer,
     key: PodKey,
     shutdown: CancellationToken,
 }
 
 impl World {
     fn new() -> Self {
-        let (tenant_client, tenant_server) = Server::start("tenant");
-        let (host_client, host_server) = Server::start("host");
-        let (tenant, writers) = fixtures::tenant(tenant_client.clone(), host_client);
+        let (tenant_api, host_api) = (ApiServer::new(), ApiServer::new());
+        let (tenant, writers) = fixtures::tenant(tenant_api.client(), host_api.client());
         let StoreWriters { tenant: tenant_writer, host: host_writer } = writers;
         let shutdown = CancellationToken::new();
         let queue = Arc::new(Queue::new());
         let copies = Copies::new(tenant.clone(), queue.clone(), shutdown.clone());
-        let events = Arc::new(Events::start(&tenant_client, &tenant.node, &TaskTracker::new(), &shutdown));
+        let events = Arc::new(Events::start(&tenant.kubelet, &tenant.node, &TaskTracker::new(), &shutdown));
         let (records, (services, _)) = (Arc::new(Records::default()), Services::new());
         let kubelet = Arc::new(Kubelet { tenant, queue, records, services, copies, events, leftovers: Leftovers::default() });
-        let key = fixtures::key();
-        Self { kubelet, tenant_writer, host_writer, tenant: tenant_server, host: host_server, key, shutdown }
+        Self { kubelet, tenant_writer, host_writer, tenant: tenant_api, host: host_api, key: fixtures::key(), shutdown }
+    }
+
+    fn namespace(&self) -> &str {
+        self.kubelet.tenant.spec.workload_namespace.as_str()
     }
 
     fn host_name(&self) -> String {
         self.key.host_name(&self.kubelet.tenant.spec.uid).to_string()
     }
 
-    fn host_path(&self) -> String {
-        format!("{HOST_PODS}/{}", self.host_name())
-    }
-
     fn watches(&self) -> Watches {
         let Kubelet { tenant, queue, records, .. } = &*self.kubelet;
         Watches { tenant: tenant.clone(), queue: queue.clone(), records: records.clone(), on_addresses: Box::new(|_| ()) }
-    }
-
-    fn show_tenant(&mut self, pod: &Value) {
-        self.tenant_event(watcher::Event::Apply(serde_json::from_value(pod.clone()).unwrap()));
-    }
-
-    fn show_host(&mut self, pod: &Value) {
-        self.host_event(watcher::Event::Apply(serde_json::from_value(pod.clone()).unwrap()));
     }
 
     fn tenant_event(&mut self, event: watcher::Event<Pod>) {
@@ -70,35 +57,48 @@ impl World {
         self.watches().take_host_event(event, &mut self.host_writer, &mut None);
     }
 
-    fn step(&self) -> tokio::task::JoinHandle<Result<Option<Duration>, PodsError>> {
-        let (kubelet, key) = (self.kubelet.clone(), self.key.clone());
-        tokio::spawn(async move { sync::step(&kubelet, &key).await })
+    /// The tenant has this pod, and the watch has delivered it.
+    fn with_tenant(mut self, pod: &Pod) -> Self {
+        let stored = self.tenant.put(pod);
+        self.tenant_event(watcher::Event::Apply(stored));
+        self
     }
 
-    fn tenant_pod(&self, metadata: Value, status: Value) -> Value {
-        let mut pod = json!({"spec": {"nodeName": "node-1", "serviceAccountName": "robot", "terminationGracePeriodSeconds": 30, "containers": [{"name": "web", "image": "web:1"}]}});
-        pod["metadata"] = metadata;
-        pod["status"] = status;
-        let meta = &mut pod["metadata"];
-        meta["namespace"] = json!("shop");
-        meta["name"] = json!("web-0");
-        meta["uid"] = json!(self.key.uid);
-        if meta["resourceVersion"].is_null() {
-            meta["resourceVersion"] = json!("10");
-        }
-        pod
+    /// The host has this pod, and the watch has delivered it.
+    fn with_host(mut self, pod: &Pod) -> Self {
+        let stored = self.host.put(pod);
+        self.host_event(watcher::Event::Apply(stored));
+        self
     }
 
-    fn host_pod(&self, metadata: Value, status: Value) -> Value {
-        let mut pod = serde_json::to_value(Pod { metadata: self.kubelet.owner().pod_metadata(&self.key), ..Pod::default() }).unwrap();
-        pod["metadata"]["uid"] = json!("host-uid");
-        pod["metadata"].as_object_mut().unwrap().extend(match metadata {
-            Value::Object(map) => map,
-            _ => panic!("metadata is a map"),
-        });
-        pod["spec"] = json!({"containers": [{"name": "web", "image": "web:1"}]});
-        pod["status"] = status;
-        pod
+    /// The host pod is gone, and the watch has delivered that.
+    fn remove_host(&mut self) {
+        let last = self.live_host().unwrap();
+        self.host.remove::<Pod>(self.namespace(), &self.host_name());
+        self.host_event(watcher::Event::Delete(last));
+    }
+
+    async fn step(&self) -> Result<Option<Duration>, PodsError> {
+        sync::step(&self.kubelet, &self.key).await
+    }
+
+    /// All requests to the tenant and to the host since the last call, once events have been written.
+    async fn requests(&self) -> [Vec<Request>; 2] {
+        sleep(Duration::from_millis(100)).await;
+        [&self.tenant, &self.host].map(ApiServer::take_requests)
+    }
+
+    async fn assert_idle(&self) {
+        let requests = self.requests().await;
+        assert!(requests.iter().all(Vec::is_empty), "{requests:?}");
+    }
+
+    fn live_tenant(&self) -> Option<Pod> {
+        self.tenant.get("shop", "web-0")
+    }
+
+    fn live_host(&self) -> Option<Pod> {
+        self.host.get(self.namespace(), &self.host_name())
     }
 }
 
@@ -106,6 +106,37 @@ impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+fn tenant_pod(metadata: Value, status: Value) -> Pod {
+    let key = fixtures::key();
+    pod(json!({"namespace": key.namespace, "name": key.name, "uid": key.uid}), metadata, status)
+}
+
+/// A pod that is to be started, with a volume.
+fn mounting(volume: Value) -> Pod {
+    let mut pod = tenant_pod(json!({}), pending());
+    pod.spec.as_mut().unwrap().volumes = Some(vec![serde_json::from_value(volume).unwrap()]);
+    pod
+}
+
+fn host_pod(metadata: Value, status: Value) -> Pod {
+    let owner = Owner { tenant: &fixtures::tenant_spec(), node: &fixtures::node() };
+    let mut own = json!(owner.pod_metadata(&fixtures::key()));
+    own["uid"] = json!("host-uid");
+    pod(own, metadata, status)
+}
+
+fn pod(mut own: Value, metadata: Value, status: Value) -> Pod {
+    let Value::Object(fields) = metadata else { panic!("{metadata} is no object") };
+    own.as_object_mut().unwrap().extend(fields);
+    let spec = json!({"nodeName": "node-1", "serviceAccountName": "robot", "terminationGracePeriodSeconds": 30,
+        "containers": [{"name": "web", "image": "web:1"}]});
+    serde_json::from_value(json!({"metadata": own, "spec": spec, "status": status})).unwrap()
+}
+
+fn pending() -> Value {
+    json!({"phase": "Pending"})
 }
 
 fn running() -> Value {
@@ -119,207 +150,175 @@ fn deleting(grace: i64) -> Value {
     json!({"deletionTimestamp": "2026-01-01T01:00:00Z", "deletionGracePeriodSeconds": grace})
 }
 
-/// All that a pod mounts is on the host before the pod is.
-#[tokio::test]
-async fn a_pod_is_made_after_all_that_it_mounts() {
-    let mut world = World::new();
-    let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
-    pod["spec"]["volumes"] = json!([{"name": "api", "projected": {"sources": [
-        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
-        {"configMap": {"name": "kube-root-ca.crt"}}]}}]);
-    world.show_tenant(&pod);
-    let step = world.step();
+fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
 
-    let token = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/serviceaccounts/robot/token").await;
+fn texts(requests: &[Request]) -> Vec<String> {
+    requests.iter().map(ToString::to_string).collect()
+}
+
+/// The one request was a deletion with this grace, of the object with this UID only.
+fn assert_deleted(requests: &[Request], grace: i64, uid: &str) {
+    let [request] = requests else { panic!("{requests:?}") };
+    assert_eq!((request.verb, request.resource.as_str()), ("delete", "pods"));
+    assert_eq!((&request.body["gracePeriodSeconds"], &request.body["preconditions"]["uid"]), (&json!(grace), &json!(uid)));
+}
+
+/// All that a pod mounts is on the host before the pod is.
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_made_after_all_that_it_mounts() {
+    let sources =
+        json!([{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}, {"configMap": {"name": "kube-root-ca.crt"}}]);
+    let world = World::new().with_tenant(&mounting(json!({"name": "api", "projected": {"sources": sources}})));
+    let authority = json!({"metadata": {"name": "kube-root-ca.crt", "namespace": "shop"}, "data": {"ca.crt": "PEM"}});
+    world.tenant.put(&serde_json::from_value::<ConfigMap>(authority).unwrap());
+    // For 70 ms the Node authorizer does not know the pod.
+    world.tenant.inject("create", "serviceaccounts/token", 3, Fault::Status(403));
+    world.tenant.respond("create", "serviceaccounts/token", |_| {
+        let status = json!({"token": "jwt", "expirationTimestamp": "2036-01-01T00:00:00Z"});
+        (201, json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": 3607}, "status": status}))
+    });
+    let kubelet = world.kubelet.clone();
+    let step = tokio::spawn(async move { sync::step(&kubelet, &fixtures::key()).await });
+
+    sleep(Duration::from_millis(50)).await;
+    let [_, host] = [&world.tenant, &world.host].map(ApiServer::requests);
+    let copy = Source::config_map("shop", "kube-root-ca.crt").host_name(&world.kubelet.tenant.spec.uid, &fixtures::node());
+    assert_eq!(texts(&host), [format!("apply configmaps {}/{copy}", world.namespace())], "nothing else before there is a token");
+    let live: ConfigMap = world.host.get(world.namespace(), copy.as_str()).unwrap();
+    assert_eq!(live.data.unwrap()["ca.crt"], "PEM");
+
+    assert!(step.await.unwrap().unwrap().is_some(), "looked for again if the watch does not show it");
+    let [tenant, host] = world.requests().await;
+    assert_eq!(texts(&host[1..]), ["create secrets", "create pods"].map(|create| format!("{create} {}", world.namespace())));
+    assert_eq!(host[1].body["data"], json!({"token.api.0": "and0"}));
+    let token = tenant.iter().rfind(|request| request.resource == "serviceaccounts/token").unwrap();
+    assert_eq!((token.namespace.as_str(), token.name.as_str()), ("shop", "robot"));
     assert_eq!(token.body["spec"]["boundObjectRef"], json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": "tenant-pod-uid"}));
     assert_eq!(token.body["spec"]["expirationSeconds"], 3607);
-    let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/configmaps").await;
-    assert!(list.query.contains("fieldSelector=metadata.name%3Dkube-root-ca.crt"), "{}", list.query);
-    list.answer(&json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "5"}, "items": [
-        {"metadata": {"name": "kube-root-ca.crt", "namespace": "shop", "uid": "cm", "resourceVersion": "4"}, "data": {"ca.crt": "PEM"}}]}));
-    let copy = Source::config_map("shop", "kube-root-ca.crt").host_name(&world.kubelet.tenant.spec.uid, &fixtures::node());
-    let write = world.host.expect(Method::PATCH, &format!("/api/v1/namespaces/team-a-dev-workload/configmaps/{copy}")).await;
-    assert!(!write.query.contains("force"), "a foreign object must not be taken over: {}", write.query);
-    assert_eq!(write.body["data"], json!({"ca.crt": "PEM"}));
-    let made = write.body.clone();
-    write.answer(&made);
-
-    world.host.expect_nothing().await;
-    token.answer(&json!({"metadata": {}, "spec": {"audiences": [], "expirationSeconds": 3607}, "status": {"token": "jwt", "expirationTimestamp": "2036-01-01T00:00:00Z"}}));
-    let secret = world.host.expect(Method::POST, "/api/v1/namespaces/team-a-dev-workload/secrets").await;
-    assert_eq!(secret.body["data"], json!({"token.api.0": "and0"}));
-    let made = secret.body.clone();
-    secret.answer(&made);
-
-    let create = world.host.expect(Method::POST, HOST_PODS).await;
-    let made = create.body.clone();
-    create.answer(&made);
-    assert!(step.await.unwrap().unwrap().is_some(), "looked for again if the watch does not show it");
     assert!(world.kubelet.records.get(&world.key).created.is_some());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_was_created_is_not_created_again_before_the_watch_delivers_it() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let step = world.step();
-    let create = world.host.expect(Method::POST, HOST_PODS).await;
-    let made = create.body.clone();
-    create.answer(&made);
-    step.await.unwrap().unwrap();
-    world.step().await.unwrap().unwrap();
-    world.host.expect_nothing().await;
+    let world = World::new().with_tenant(&tenant_pod(json!({}), pending()));
+    world.step().await.unwrap();
+    assert!(world.live_host().is_some());
+    world.requests().await;
+    world.step().await.unwrap();
+    world.assert_idle().await;
 }
 
-#[tokio::test]
-async fn a_field_that_is_not_handled_makes_an_event_and_no_pod() {
-    let mut world = World::new();
-    let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
-    pod["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]);
-    world.show_tenant(&pod);
-    assert_eq!(world.step().await.unwrap().unwrap(), None);
-    let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
-    assert_eq!(event.body["reason"], "UnsupportedField");
-    assert_eq!(event.body["involvedObject"]["uid"], "tenant-pod-uid");
-    let message = event.body["message"].as_str().unwrap();
+#[tokio::test(start_paused = true)]
+async fn a_field_that_is_not_handled_makes_one_event_and_no_pod() {
+    let world = World::new().with_tenant(&mounting(json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}})));
+    assert_eq!(world.step().await.unwrap(), None);
+    world.step().await.unwrap();
+    let [tenant, host] = world.requests().await;
+    assert_eq!((texts(&tenant), texts(&host)), (vec!["create events shop".to_owned()], vec![]));
+    let event = world.tenant.list::<Event>().remove(0);
+    assert_eq!((event.reason.as_deref(), event.involved_object.uid.as_deref()), (Some("UnsupportedField"), Some("tenant-pod-uid")));
+    let message = event.message.unwrap();
     assert!(message.contains("spec.volumes[0].persistentVolumeClaim") && message.contains("data"), "{message}");
-    let made = event.body.clone();
-    event.answer(&made);
-    // Emitted once.
-    world.step().await.unwrap().unwrap();
-    world.tenant.expect_nothing().await;
-    world.host.expect_nothing().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_host_becomes_an_event_with_tenant_names() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let step = world.step();
-    let create = world.host.expect(Method::POST, HOST_PODS).await;
-    let message = format!("pods \"{}\" is forbidden: violates PodSecurity", world.host_name());
-    create.fail(403, "Forbidden", &message);
-    assert!(step.await.unwrap().unwrap().is_some());
-    let event = world.tenant.expect(Method::POST, "/api/v1/namespaces/shop/events").await;
-    assert_eq!(event.body["message"], "pods \"web-0\" is forbidden: violates PodSecurity");
+    let world = World::new().with_tenant(&tenant_pod(json!({}), pending()));
+    let message = format!("pods {:?} is forbidden: violates PodSecurity", world.host_name());
+    world.host.respond("create", "pods", move |_| {
+        (403, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden", "message": message}))
+    });
+    assert!(world.step().await.unwrap().is_some(), "tried again later");
+    world.requests().await;
+    let event = world.tenant.list::<Event>().remove(0);
+    assert_eq!(event.message.as_deref(), Some("pods \"web-0\" is forbidden: violates PodSecurity"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_foreign_pod_of_that_name_is_left_alone() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    let step = world.step();
-    world.host.expect(Method::POST, HOST_PODS).await.fail(409, "AlreadyExists", "there");
-    let read = world.host.expect(Method::GET, &world.host_path()).await;
-    read.answer(&json!({"metadata": {"name": world.host_name(), "labels": {"nestling.dev/tenant": "another"}}}));
-    assert!(matches!(step.await.unwrap(), Err(PodsError::ForeignHostPod(_))));
-    world.host.expect_nothing().await;
+    let world = World::new().with_tenant(&tenant_pod(json!({}), pending()));
+    let foreign = world.host.put(&host_pod(json!({"labels": {"nestling.dev/tenant": "another"}}), running()));
+    assert!(matches!(world.step().await, Err(PodsError::ForeignHostPod(_))));
+    assert_eq!(world.live_host(), Some(foreign));
+    assert_eq!(texts(&world.requests().await[0]), [""; 0]);
 }
 
-#[tokio::test]
-async fn status_is_written_once() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    world.show_host(&world.host_pod(json!({}), running()));
-    let step = world.step();
-    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
-    assert_eq!(patch.body["metadata"], json!({"uid": "tenant-pod-uid"}));
-    assert_eq!(patch.body["status"]["phase"], "Running");
-    // The answer is newer than what the watch has shown.
-    let mut status = running();
-    status["conditions"] = patch.body["status"]["conditions"].clone();
-    patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), status));
-    step.await.unwrap().unwrap();
-    world.step().await.unwrap().unwrap();
-    world.tenant.expect_nothing().await;
-    world.host.expect_nothing().await;
+#[tokio::test(start_paused = true)]
+async fn a_status_is_written_once() {
+    let world = World::new().with_tenant(&tenant_pod(json!({}), pending())).with_host(&host_pod(json!({}), running()));
+    world.step().await.unwrap();
+    let [tenant, host] = world.requests().await;
+    assert_eq!((texts(&tenant), texts(&host)), (vec!["patch pods/status shop/web-0".to_owned()], vec![]));
+    assert_eq!(phase(&world.live_tenant().unwrap()), "Running");
+    // The watch has not delivered what was written.
+    world.step().await.unwrap();
+    world.assert_idle().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn deleting_stops_the_host_pod_first_and_removes_the_tenant_pod_last() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(deleting(7), running()));
-    world.show_host(&world.host_pod(json!({}), running()));
-    let step = world.step();
-    let deletion = world.host.expect(Method::DELETE, &world.host_path()).await;
-    assert_eq!((&deletion.body["gracePeriodSeconds"], &deletion.body["preconditions"]["uid"]), (&json!(7), &json!("host-uid")));
-    deletion.answer(&world.host_pod(deleting(7), running()));
-    // The conditions that a kubelet adds are still to be written.
-    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
-    assert_eq!(patch.body["status"]["phase"], Value::Null, "still Running: {}", patch.body);
-    patch.answer(&world.tenant_pod(deleting(7), running()));
-    step.await.unwrap().unwrap();
+    let mut world = World::new().with_tenant(&tenant_pod(deleting(7), running())).with_host(&host_pod(json!({}), running()));
+    world.step().await.unwrap();
+    let [tenant, host] = world.requests().await;
+    assert_deleted(&host, 7, "host-uid");
+    assert_eq!(texts(&tenant), ["patch pods/status shop/web-0"], "the conditions that a kubelet adds");
+    assert_eq!(phase(&world.live_tenant().unwrap()), "Running");
 
     // The containers have ended; the host pod is gone.
     let mut ended = running();
     ended["phase"] = json!("Failed");
     ended["containerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 143, "reason": "Error"}});
-    let last = world.host_pod(deleting(7), ended);
-    world.show_host(&last);
-    world.host_event(watcher::Event::Delete(serde_json::from_value(last).unwrap()));
-    let step = world.step();
-    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
-    assert_eq!(patch.body["status"]["phase"], "Failed");
-    assert_eq!(patch.body["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
-    patch.answer(&world.tenant_pod(deleting(7), running()));
-    let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
-    assert_eq!((&remove.body["gracePeriodSeconds"], &remove.body["preconditions"]["uid"]), (&json!(0), &json!("tenant-pod-uid")));
-    remove.answer(&world.tenant_pod(deleting(0), running()));
-    step.await.unwrap().unwrap();
-    world.host.expect_nothing().await;
+    world = world.with_host(&host_pod(deleting(7), ended));
+    world.remove_host();
+    world.step().await.unwrap();
+    let [tenant, host] = world.requests().await;
+    assert!(host.is_empty());
+    assert_eq!(tenant[0].to_string(), "patch pods/status shop/web-0");
+    assert_eq!(tenant[0].body["status"]["phase"], "Failed");
+    assert_eq!(tenant[0].body["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+    assert_deleted(&tenant[1..], 0, "tenant-pod-uid");
+    assert_eq!(world.live_tenant(), None);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_tenant_pod_stays_while_the_host_pod_may_be_there() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(deleting(7), running()));
-    let step = world.step();
-    let read = world.host.expect(Method::GET, &world.host_path()).await;
-    read.answer(&world.host_pod(json!({}), running()));
-    assert!(step.await.unwrap().unwrap().is_some());
-    world.tenant.expect_nothing().await;
+    let world = World::new().with_tenant(&tenant_pod(deleting(7), running()));
+    world.host.put(&host_pod(json!({}), running()));
+    assert!(world.step().await.unwrap().is_some(), "looked at again");
+    assert_eq!(texts(&world.requests().await[0]), [""; 0]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_deleted_before_it_was_made_just_goes() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(deleting(30), json!({"phase": "Pending"})));
-    let step = world.step();
-    world.host.expect(Method::GET, &world.host_path()).await.fail(404, "NotFound", "none");
-    let remove = world.tenant.expect(Method::DELETE, TENANT_POD).await;
-    remove.answer(&world.tenant_pod(deleting(0), json!({})));
-    step.await.unwrap().unwrap();
+    let world = World::new().with_tenant(&tenant_pod(deleting(30), pending()));
+    world.step().await.unwrap();
+    assert_eq!(world.live_tenant(), None);
+    assert_eq!(texts(&world.requests().await[0]), ["delete pods shop/web-0"]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_host_pod_that_vanishes_fails_the_tenant_pod_and_is_not_made_again() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), running()));
-    let host = world.host_pod(json!({}), running());
-    world.show_host(&host);
-    world.host_event(watcher::Event::Delete(serde_json::from_value(host).unwrap()));
-    let step = world.step();
-    let patch = world.tenant.expect(Method::PATCH, &format!("{TENANT_POD}/status")).await;
-    assert_eq!(patch.body["status"]["phase"], "Failed");
-    let conditions = patch.body["status"]["conditions"].as_array().unwrap();
-    assert!(conditions.iter().any(|condition| condition["type"] == "DisruptionTarget" && condition["status"] == "True"));
-    patch.answer(&world.tenant_pod(json!({"resourceVersion": "11"}), json!({"phase": "Failed"})));
-    step.await.unwrap().unwrap();
-    world.step().await.unwrap().unwrap();
-    world.tenant.expect_nothing().await;
-    world.host.expect_nothing().await;
+    let mut world = World::new().with_tenant(&tenant_pod(json!({}), running())).with_host(&host_pod(json!({}), running()));
+    world.remove_host();
+    world.step().await.unwrap();
+    let failed = world.live_tenant().unwrap();
+    assert_eq!(phase(&failed), "Failed");
+    let conditions = failed.status.unwrap().conditions.unwrap();
+    assert!(conditions.iter().any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True"));
+    world.requests().await;
+    world.step().await.unwrap();
+    world.assert_idle().await;
 }
 
 /// The store may lag behind for a reason that is not foreseen; a pod is failed only when the host has it no more.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_host_pod_that_the_store_lacks_and_the_host_has_disrupts_nothing() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), running()));
-    let step = world.step();
-    let read = world.host.expect(Method::GET, &world.host_path()).await;
-    read.answer(&world.host_pod(json!({}), running()));
-    assert!(step.await.unwrap().unwrap().is_some(), "looked at again");
-    world.tenant.expect_nothing().await;
+    let world = World::new().with_tenant(&tenant_pod(json!({}), running()));
+    world.host.put(&host_pod(json!({}), running()));
+    assert!(world.step().await.unwrap().is_some(), "looked at again");
+    assert_eq!(texts(&world.requests().await[0]), [""; 0]);
 }
 
 /// A worker looks at a pod at any moment of an event's way into record and store, whether it is a single event or a list.
@@ -332,9 +331,9 @@ async fn a_host_pod_that_appears_is_never_taken_for_removed() {
     let uid = |index: usize| format!("pod-{index}");
     let keys: Vec<PodKey> = (0..PODS).map(|index| PodKey { uid: uid(index), name: uid(index), ..fixtures::key() }).collect();
     for key in &keys {
-        let mut pod = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
-        (pod["metadata"]["name"], pod["metadata"]["uid"]) = (json!(key.name), json!(key.uid));
-        world.show_tenant(&pod);
+        let mut pod = tenant_pod(json!({}), json!({"phase": "Pending"}));
+        (pod.metadata.name, pod.metadata.uid) = (Some(key.name.clone()), Some(key.uid.clone()));
+        world.tenant_event(watcher::Event::Apply(pod));
     }
     let hosts: Vec<Pod> = keys.iter().map(|key| Pod { metadata: world.kubelet.owner().pod_metadata(key), ..Pod::default() }).collect();
     let (current, stop, looked) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicUsize::new(0));
@@ -371,53 +370,45 @@ async fn a_host_pod_that_appears_is_never_taken_for_removed() {
     assert!(looked.load(Ordering::Relaxed) > PODS, "the workers looked while pods appeared");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_removed_by_force_is_killed() {
-    let mut world = World::new();
-    let pod = world.tenant_pod(deleting(0), running());
-    world.show_tenant(&pod);
-    world.show_host(&world.host_pod(json!({}), running()));
-    world.tenant_event(watcher::Event::Delete(serde_json::from_value(pod).unwrap()));
-    let step = world.step();
-    let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
-    assert_eq!((&kill.body["gracePeriodSeconds"], &kill.body["preconditions"]["uid"]), (&json!(1), &json!("host-uid")));
-    kill.answer(&world.host_pod(deleting(1), running()));
-    step.await.unwrap().unwrap();
-    world.tenant.expect_nothing().await;
+    let mut world = World::new().with_host(&host_pod(json!({}), running()));
+    let pod = tenant_pod(deleting(0), running());
+    world.tenant_event(watcher::Event::Apply(pod.clone()));
+    world.tenant_event(watcher::Event::Delete(pod));
+    world.step().await.unwrap();
+    let [tenant, host] = world.requests().await;
+    assert_deleted(&host, 1, "host-uid");
+    assert!(tenant.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_orphan_is_killed_only_when_the_tenant_has_its_pod_no_more() {
-    for (items, killed) in [(json!([]), true), (json!([{"metadata": {"name": "web-0", "uid": "tenant-pod-uid"}}]), false)] {
-        let mut world = World::new();
-        world.show_host(&world.host_pod(json!({}), running()));
-        let step = world.step();
-        let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
-        assert!(list.query.contains("spec.nodeName%3Dnode-1"), "nodes may list their own pods only: {}", list.query);
-        list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
-        if killed {
-            let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
-            kill.answer(&world.host_pod(deleting(1), running()));
+    for has_pod in [false, true] {
+        let world = World::new().with_host(&host_pod(json!({}), running()));
+        if has_pod {
+            world.tenant.put(&tenant_pod(json!({}), running()));
         }
-        step.await.unwrap().unwrap();
-        world.host.expect_nothing().await;
+        world.step().await.unwrap();
+        assert_eq!(world.live_host().unwrap().metadata.deletion_timestamp.is_some(), !has_pod);
+        let [tenant, _] = world.requests().await;
+        assert_eq!(texts(&tenant), ["list pods shop"]);
+        assert!(tenant[0].query["fieldSelector"].contains("spec.nodeName=node-1"), "nodes may list their own pods only");
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_took_the_name_of_another_does_not_get_its_status() {
-    let mut world = World::new();
-    world.show_tenant(&world.tenant_pod(json!({}), json!({"phase": "Pending"})));
-    world.show_host(&world.host_pod(json!({}), running()));
-    let mut successor = world.tenant_pod(json!({}), json!({"phase": "Pending"}));
-    successor["metadata"]["uid"] = json!("successor");
-    world.show_tenant(&successor);
-    let step = world.step();
-    // The first pod is gone as far as its key goes.
-    let list = world.tenant.expect(Method::GET, "/api/v1/namespaces/shop/pods").await;
-    let items = json!([{"metadata": {"name": "web-0", "uid": "successor"}}]);
-    list.answer(&json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": items}));
-    let kill = world.host.expect(Method::DELETE, &world.host_path()).await;
-    kill.answer(&world.host_pod(deleting(1), running()));
-    step.await.unwrap().unwrap();
+    for delivered in [false, true] {
+        let mut world = World::new().with_tenant(&tenant_pod(json!({}), pending())).with_host(&host_pod(json!({}), running()));
+        world.tenant.remove::<Pod>("shop", "web-0");
+        let successor = world.tenant.put(&tenant_pod(json!({"uid": "successor"}), pending()));
+        if delivered {
+            world.tenant_event(watcher::Event::Apply(successor.clone()));
+        }
+        world.step().await.unwrap();
+        assert_eq!(world.live_tenant(), Some(successor));
+        // Once the first pod is known to be gone, its host pod is killed.
+        assert_eq!(world.live_host().unwrap().metadata.deletion_timestamp.is_some(), delivered);
+    }
 }

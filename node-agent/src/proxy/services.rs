@@ -282,17 +282,16 @@ impl TableBuilder {
 mod tests {
     use super::super::table::Backend;
     use super::*;
-    use crate::fixtures::tenant_spec;
+    use crate::fixtures::{tenant_spec, tenant_with};
     use crate::proxy::nft::FakeNetfilter;
     use crate::services::{Protocol, Services};
-    use crate::tenant::{PodStores, TenantSpec};
-    use http::{Request, Response};
+    use crate::tenant::TenantSpec;
     use k8s_openapi::api::core::v1::Service;
-    use kube::client::Body;
-    use nestling_crds::names::{NodeName, TenantUid};
-    use serde_json::{Value, json};
+    use nestling_crds::names::TenantUid;
+    use nestling_runtime::testing::{ApiServer, Fault};
+    use serde_json::json;
     use std::time::Duration;
-    use tower_test::mock::{self, Handle, SendResponse};
+    use tokio::time::sleep;
 
     /// Both lists are complete, and empty.
     fn builder() -> TableBuilder {
@@ -428,90 +427,32 @@ mod tests {
         assert_eq!(ranges.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.96.0.0/16"]);
     }
 
-    fn tenant(client: &kube::Client) -> Arc<Tenant> {
-        let spec = TenantSpec { uid: TenantUid::new("a"), ..tenant_spec() };
-        let stores = PodStores::new().0;
-        let node = NodeName::new("here");
-        Arc::new(Tenant { spec, node, kubelet: client.clone(), proxy: client.clone(), host: client.clone(), stores })
-    }
-
-    fn list(items: &Value) -> Response<Body> {
-        let list = json!({"metadata": {"resourceVersion": "1"}, "items": items});
-        Response::new(Body::from(list.to_string().into_bytes()))
-    }
-
-    /// Answers lists as a tenant with one Service would; one watch adds an endpoint, the others stay open. A request that
-    /// a proxy does not make is a failure.
-    async fn serve(mut apiserver: Handle<Request<Body>, Response<Body>>) {
-        let mut open: Vec<SendResponse<Response<Body>>> = Vec::new();
-        let mut has_added = false;
-        while let Some((request, answer)) = apiserver.next_request().await {
-            let query = request.uri().query().unwrap_or_default();
-            let is_watch = query.contains("watch=true");
-            let is_selected = query.contains("labelSelector=%21service.kubernetes.io%2Fservice-proxy-name");
-            match request.uri().path() {
-                "/api/v1/services" if !is_watch => {
-                    answer.send_response(list(&json!([{
-                        "metadata": {"namespace": "default", "name": "web"},
-                        "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 80}]}
-                    }])));
-                }
-                "/apis/discovery.k8s.io/v1/endpointslices" if !is_watch => {
-                    assert!(is_selected, "{query}");
-                    answer.send_response(list(&json!([])));
-                }
-                "/apis/discovery.k8s.io/v1/endpointslices" if !has_added => {
-                    has_added = true;
-                    let event = json!({"type": "ADDED", "object": {
-                        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-                        "metadata": {"namespace": "default", "name": "web-1", "resourceVersion": "2",
-                                     "labels": {"kubernetes.io/service-name": "web"}},
-                        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.0.0.7"]}]
-                    }});
-                    answer.send_response(Response::new(Body::from(format!("{event}\n").into_bytes())));
-                }
-                "/apis/networking.k8s.io/v1/servicecidrs" if !is_watch => {
-                    // An apiserver older than the API.
-                    let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404});
-                    let mut response = Response::new(Body::from(status.to_string().into_bytes()));
-                    *response.status_mut() = http::StatusCode::NOT_FOUND;
-                    answer.send_response(response);
-                }
-                "/api/v1/nodes" if !is_watch => {
-                    assert!(query.contains("metadata.name%3Dhere"), "{query}");
-                    answer.send_response(list(&json!([{"metadata": {"name": "here"}}])));
-                }
-                _ if is_watch => open.push(answer),
-                other => panic!("{other}?{query}"),
-            }
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_tenants_objects_become_rules() {
-        let (service, apiserver) = mock::pair();
-        let apiserver = tokio::spawn(serve(apiserver));
-        let fake = Arc::new(FakeNetfilter::default());
-        let shutdown = CancellationToken::new();
-        let proxy = Proxy::fake(&fake);
-        let tenant = tenant(&kube::Client::new(service, "default"));
+        let (api, netfilter, shutdown) = (ApiServer::new(), Arc::new(FakeNetfilter::default()), CancellationToken::new());
+        // An apiserver older than the API.
+        api.inject("list", "servicecidrs", usize::MAX, Fault::Status(404));
+        let web = json!({"metadata": {"namespace": "default", "name": "web"}, "spec": {"clusterIP": "10.96.0.5", "ports": [{"port": 80}]}});
+        api.put(&serde_json::from_value::<Service>(web).unwrap());
+        let (tenant, _writers) = tenant_with(TenantSpec { uid: TenantUid::new("a"), ..tenant_spec() }, &api.client());
         let (services, changes) = Services::new();
-        let client = tenant.proxy.clone();
-        let following = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { services.follow(client, shutdown).await }
-        });
-        let running = tokio::spawn(run(tenant, changes, proxy.clone(), shutdown.clone()));
-        let endpoint = "add element ip nestling endpoints-1-a { 10.96.0.5 . tcp . 80 : 10.0.0.7 . 8080 }";
-        let is_there = async {
-            while !fake.applied().concat().contains(endpoint) {
-                assert!(!apiserver.is_finished());
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), is_there).await.unwrap();
-        let text = fake.applied().concat();
+        let (client, stop) = (tenant.proxy.clone(), shutdown.clone());
+        let following = tokio::spawn(async move { services.follow(client, stop).await });
+        let running = tokio::spawn(run(tenant, changes, Proxy::fake(&netfilter), shutdown.clone()));
+        sleep(Duration::from_secs(1)).await;
+
+        api.put(&slice("web-1", "web", &[("10.0.0.7", "z")]));
+        let mut of_another_proxy = slice("web-2", "web", &[("10.0.0.8", "z")]);
+        of_another_proxy.labels_mut().insert("service.kubernetes.io/service-proxy-name".into(), "other".into());
+        api.put(&of_another_proxy);
+        sleep(Duration::from_secs(1)).await;
+        let text = netfilter.applied().concat();
         assert!(text.contains("add rule ip nestling tenant-a ip daddr 10.96.0.0/16 drop"), "{text}");
+        assert!(text.contains("add element ip nestling endpoints-1-a { 10.96.0.5 . tcp . 80 : 10.0.0.7 . 8080 }"), "{text}");
+        assert!(!text.contains("10.0.0.8"), "{text}");
+        let requests = api.requests();
+        let nodes = requests.iter().filter(|request| request.resource == "nodes");
+        assert!(nodes.clone().count() > 0 && nodes.clone().all(|request| request.query["fieldSelector"] == "metadata.name=worker-7"));
         shutdown.cancel();
         running.await.unwrap();
         following.await.unwrap();

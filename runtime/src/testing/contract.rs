@@ -4,8 +4,9 @@
 use crate::kube::is_gone_or_changed;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy, WatchEvent, WatchParams};
+use kube::core::Status;
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use std::pin::{Pin, pin};
@@ -26,6 +27,7 @@ pub async fn check(client: &Client) -> Result<()> {
     apply_removes_what_is_no_longer_applied(&maps).await.context("apply removes what is no longer applied")?;
     apply_minds_other_owners(&maps).await.context("apply minds other owners")?;
     patches_of_all_types(&maps).await.context("patches of all types")?;
+    secrets_keep_their_type(client).await.context("secrets keep their type")?;
     lists_of_a_status_merge_by_key(client).await.context("lists of a status merge by key")?;
     pods_go_gracefully(client).await.context("pods go gracefully")
 }
@@ -187,6 +189,21 @@ async fn patches_of_all_types(maps: &Api<ConfigMap>) -> Result<()> {
     gone(maps, "contract-i").await?;
     gone(maps, "contract-i-1").await?;
     gone(maps, "contract-i-2").await
+}
+
+async fn secrets_keep_their_type(client: &Client) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), "default");
+    let made = secrets.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "contract-secret"}}))?).await?;
+    ensure!(made.type_.as_deref() == Some("Opaque"), "{made:?}");
+    let other = Patch::Merge(json!({"type": "nestling.dev/contract"}));
+    let changed = secrets.patch("contract-secret", &PatchParams::default(), &other).await;
+    let causes = |status: &Status| -> Vec<String> {
+        let causes = status.details.iter().flat_map(|details| &details.causes);
+        causes.map(|cause| cause.field.clone()).collect()
+    };
+    ensure!(matches!(&changed, Err(kube::Error::Api(status)) if status.code == 422 && causes(status) == ["type"]), "{changed:?}");
+    secrets.delete("contract-secret", &DeleteParams::default()).await?;
+    Ok(())
 }
 
 async fn lists_of_a_status_merge_by_key(client: &Client) -> Result<()> {

@@ -38,6 +38,10 @@ impl ApiError {
         Self { code, reason, message: message.into(), field: None }
     }
 
+    fn immutable(field: &'static str, given: &Value) -> Self {
+        Self { field: Some(field), ..Self::new(422, format!("{field}: Invalid value: {given}: field is immutable")) }
+    }
+
     pub(super) fn body(&self) -> Value {
         let Self { code, reason, message, field } = self;
         let mut status = json!({
@@ -256,6 +260,7 @@ impl Store {
             "nodes" => {}
             "pods" => object["status"] = json!({"phase": "Pending"}),
             "namespaces" => object["status"] = json!({"phase": "Active"}),
+            "secrets" => object["type"] = secret_type(&object).into(),
             _ => drop(patch::object(&mut object).remove("status")),
         }
         object
@@ -421,11 +426,13 @@ fn settled(live: &Value, new: &Value, request: &Request) -> Result<Value, ApiErr
         }
         // The UID of an update is a precondition; that of a patch is a field like others, and immutable.
         if field == "uid" && request.verb != "update" {
-            let message = format!("metadata.uid: Invalid value: {given}: field is immutable");
-            return Err(ApiError { field: Some("metadata.uid"), ..ApiError::new(422, message) });
+            return Err(ApiError::immutable("metadata.uid", given));
         }
         let message = format!("the object has been modified; please apply your changes to the latest version: {field} is {actual}");
         return Err(ApiError::new(409, message));
+    }
+    if request.resource == "secrets" && secret_type(new) != secret_type(live) {
+        return Err(ApiError::immutable("type", &new["type"]));
     }
     let mut result = if subresource == "status" { live.clone() } else { new.clone() };
     let status = if subresource == "status" { &new["status"] } else { &live["status"] };
@@ -449,6 +456,11 @@ fn settled(live: &Value, new: &Value, request: &Request) -> Result<Value, ApiErr
         result["metadata"]["generation"] = (generation + 1).into();
     }
     Ok(result)
+}
+
+/// Of a Secret, which has one by default.
+fn secret_type(secret: &Value) -> &str {
+    secret["type"].as_str().filter(|type_| !type_.is_empty()).unwrap_or("Opaque")
 }
 
 fn manager(request: &Request, operation: &str) -> Manager {

@@ -1,26 +1,28 @@
-//! Copies against scripted apiservers. Time is paused, so lingering and backoff take none.
+//! Copies between two API servers in memory. Time is paused, so lingering and back-off take none.
 
 use super::copies::{Copies, CopyState};
 use super::leftovers::Leftovers;
-use crate::pods::fixtures::{self, Call, Server};
+use crate::pods::fixtures;
 use crate::pods::names::{PodKey, Source};
 use futures::FutureExt;
-use http::Method;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use nestling_runtime::queue::Queue;
-use serde_json::{Value, json};
+use nestling_runtime::testing::{ApiServer, Fault};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-
-const LIST: &str = "/api/v1/namespaces/shop/secrets";
 
 struct World {
     copies: Arc<Copies>,
     queue: Arc<Queue<PodKey>>,
-    tenant: Server,
-    host: Server,
-    copy_path: String,
+    tenant: ApiServer,
+    host: ApiServer,
+    namespace: String,
+    name: String,
     shutdown: CancellationToken,
 }
 
@@ -32,33 +34,33 @@ fn pod(name: &str) -> PodKey {
     PodKey { namespace: "shop".into(), name: name.into(), uid: format!("{name}-uid") }
 }
 
-fn secret(version: u32, password: &str) -> Value {
-    json!({"kind": "Secret", "apiVersion": "v1", "type": "kubernetes.io/basic-auth", "immutable": true, "data": {"password": password},
-        "metadata": {"name": "login", "namespace": "shop", "uid": "secret-uid", "resourceVersion": version.to_string(), "labels": {"app": "x"}}})
-}
-
-fn list(items: &Value) -> Value {
-    json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
-}
-
-/// Answers a write with what was written.
-fn made(call: Call) -> Value {
-    let mut made = call.body.clone();
-    made["metadata"]["uid"] = json!("copy-uid");
-    call.answer(&made);
-    made
-}
-
 impl World {
     fn new() -> Self {
-        let (tenant_client, tenant) = Server::start("tenant");
-        let (host_client, host) = Server::start("host");
-        let description = fixtures::tenant(tenant_client, host_client).0;
-        let copy = source().host_name(&description.spec.uid, &description.node);
-        let copy_path = format!("/api/v1/namespaces/{}/secrets/{copy}", description.spec.workload_namespace);
+        let (tenant, host) = (ApiServer::new(), ApiServer::new());
+        let description = fixtures::tenant(tenant.client(), host.client()).0;
+        let name = source().host_name(&description.spec.uid, &description.node).to_string();
+        let namespace = description.spec.workload_namespace.to_string();
         let (queue, shutdown) = (Arc::new(Queue::new()), CancellationToken::new());
         let copies = Copies::new(description, queue.clone(), shutdown.clone());
-        Self { copies, queue, tenant, host, copy_path, shutdown }
+        Self { copies, queue, tenant, host, namespace, name, shutdown }
+    }
+
+    /// The tenant has the Secret, and a pod that refers to it.
+    async fn with_copy() -> Self {
+        let world = Self::new();
+        world.create("a");
+        world.acquire("a");
+        let keys = Arc::new(BTreeSet::from(["password".into()]));
+        assert_eq!(world.state().await, CopyState::Present { keys });
+        assert_eq!(world.writes(), ["apply"]);
+        world
+    }
+
+    fn create(&self, password: &str) {
+        let metadata = json!({"name": "login", "namespace": "shop", "labels": {"app": "x"}});
+        let secret = json!({"metadata": metadata, "type": "kubernetes.io/basic-auth", "immutable": true});
+        let data = [("password".into(), ByteString(password.into()))].into();
+        self.tenant.put(&Secret { data: Some(data), ..serde_json::from_value(secret).unwrap() });
     }
 
     fn acquire(&self, name: &str) {
@@ -69,19 +71,19 @@ impl World {
         self.copies.states(&[source()].into(), Duration::from_secs(60)).await.remove(&source()).unwrap()
     }
 
-    /// Brings the copy up; the watch that follows is the answer.
-    async fn up(&mut self, name: &str) -> Call {
-        self.acquire(name);
-        let call = self.tenant.expect(Method::GET, LIST).await;
-        assert!(call.query.contains("fieldSelector=metadata.name%3Dlogin"), "nodes may read named Secrets only: {}", call.query);
-        call.answer(&list(&json!([secret(4, "YQ==")])));
-        let written = made(self.host.expect(Method::PATCH, &self.copy_path).await);
-        assert_eq!(written["data"], json!({"password": "YQ=="}));
-        assert_eq!((&written["type"], &written["immutable"]), (&json!("Opaque"), &Value::Null));
-        assert_eq!(written["metadata"]["labels"]["app"], Value::Null);
-        let present = CopyState::Present { keys: Arc::new(BTreeSet::from(["password".into()])) };
-        assert_eq!(self.state().await, present);
-        self.tenant.expect(Method::GET, LIST).await
+    fn copy(&self) -> Option<Secret> {
+        self.host.get(&self.namespace, &self.name)
+    }
+
+    async fn password(&self) -> Option<String> {
+        sleep(Duration::from_secs(1)).await;
+        Some(String::from_utf8(self.copy()?.data?["password"].0.clone()).unwrap())
+    }
+
+    /// Verbs of the writes to the copy since the last call.
+    fn writes(&self) -> Vec<String> {
+        let of_copy = format!(" secrets {}/{}", self.namespace, self.name);
+        self.host.take_writes().iter().map(|write| write.strip_suffix(&of_copy).unwrap().to_owned()).collect()
     }
 }
 
@@ -92,87 +94,95 @@ impl Drop for World {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_has_the_data_and_nothing_that_would_bind_it() {
+    let world = World::with_copy().await;
+    let selectors: Vec<_> = world.tenant.requests().into_iter().map(|request| request.query["fieldSelector"].clone()).collect();
+    assert!(selectors.iter().all(|selector| selector == "metadata.name=login"), "nodes may read named Secrets only: {selectors:?}");
+    let copy = world.copy().unwrap();
+    assert_eq!(copy.data.unwrap()["password"].0, b"a");
+    assert_eq!((copy.type_.as_deref(), copy.immutable), (Some("Opaque"), None));
+    assert!(!copy.metadata.labels.unwrap().contains_key("app"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_share_a_copy_which_follows_the_tenant_and_goes_with_the_last() {
-    let mut world = World::new();
-    let watch = world.up("a").await;
+    let world = World::with_copy().await;
     assert_eq!(world.queue.next().await, pod("a"), "a pod is woken when its source is known");
     world.queue.done(&pod("a"));
     world.acquire("b");
-    watch.answer(&json!({"type": "MODIFIED", "object": secret(5, "Yg==")}));
-    let written = made(world.host.expect(Method::PATCH, &world.copy_path).await);
-    assert_eq!(written["data"], json!({"password": "Yg=="}));
-    let _watch = world.tenant.expect(Method::GET, LIST).await;
+    world.create("b");
+    assert_eq!(world.password().await.as_deref(), Some("b"));
 
     world.copies.release(&pod("a"));
-    world.host.expect_nothing().await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.writes(), ["apply"]);
+    let uid = world.copy().unwrap().metadata.uid.unwrap();
     world.copies.release(&pod("b"));
-    let removal = world.host.expect(Method::DELETE, &world.copy_path).await;
-    assert_eq!(removal.body["preconditions"]["uid"], "copy-uid");
-    removal.answer(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "metadata": {}}));
-    world.host.expect_nothing().await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.host.requests()[0].body["preconditions"]["uid"], json!(uid));
+    assert_eq!(world.writes(), ["delete"]);
     assert!(world.copies.host_names().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_referred_to_again_soon_stays() {
-    let mut world = World::new();
-    let _watch = world.up("a").await;
+    let world = World::with_copy().await;
     world.copies.release(&pod("a"));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     world.acquire("b");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    world.host.expect_nothing().await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.writes(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_copy_goes_when_the_tenant_removes_the_object_and_comes_back_with_it() {
-    let mut world = World::new();
-    let watch = world.up("a").await;
-    watch.answer(&json!({"type": "DELETED", "object": secret(5, "YQ==")}));
-    let removal = world.host.expect(Method::DELETE, &world.copy_path).await;
-    removal.answer(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "metadata": {}}));
-    let watch = world.tenant.expect(Method::GET, LIST).await;
+    let world = World::with_copy().await;
+    world.tenant.remove::<Secret>("shop", "login");
+    assert_eq!(world.password().await, None);
     assert_eq!(world.state().await, CopyState::Missing);
-    watch.answer(&json!({"type": "ADDED", "object": secret(6, "Yg==")}));
-    made(world.host.expect(Method::PATCH, &world.copy_path).await);
+    world.create("b");
+    assert_eq!(world.password().await.as_deref(), Some("b"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_denied_read_is_retried_and_a_missing_object_needs_no_write() {
-    let mut world = World::new();
+    let world = World::new();
+    world.tenant.inject("list", "secrets", 1, Fault::Status(403));
     world.acquire("a");
-    world.tenant.expect(Method::GET, LIST).await.fail(403, "Forbidden", "no relationship found between node and this object");
     assert_eq!(world.copies.states(&[source()].into(), Duration::ZERO).await[&source()], CopyState::Unknown);
-    world.tenant.expect(Method::GET, LIST).await.answer(&list(&json!([])));
     assert_eq!(world.state().await, CopyState::Missing);
-    world.host.expect_nothing().await;
+    assert!(world.host.requests().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_write_that_fails_is_published_and_retried() {
-    let mut world = World::new();
+    let world = World::new();
+    world.create("a");
+    world.host.inject("apply", "secrets", 1, Fault::Status(403));
     world.acquire("a");
-    world.tenant.expect(Method::GET, LIST).await.answer(&list(&json!([secret(4, "YQ==")])));
-    world.host.expect(Method::PATCH, &world.copy_path).await.fail(403, "Forbidden", "exceeded quota");
     let CopyState::Failed(why) = world.state().await else { panic!("no failure published") };
-    assert!(why.contains("exceeded quota") && !why.contains("YQ=="), "{why}");
+    assert!(why.contains("refused by the test") && !why.contains("YQ=="), "{why}");
     assert_eq!(world.queue.next().now_or_never(), Some(pod("a")));
-    made(world.host.expect(Method::PATCH, &world.copy_path).await);
-    assert!(matches!(world.state().await, CopyState::Present { .. } | CopyState::Failed(_)));
+    assert_eq!(world.password().await.as_deref(), Some("a"));
+    assert!(matches!(world.state().await, CopyState::Present { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_object_of_that_name_is_not_overwritten() {
+    let world = World::new();
+    world.create("a");
+    let foreign = json!({"metadata": {"namespace": world.namespace, "name": world.name}, "data": {"password": "Yg=="}});
+    world.host.put(&serde_json::from_value::<Secret>(foreign).unwrap());
+    world.acquire("a");
+    assert!(matches!(world.state().await, CopyState::Failed(why) if why.contains("does not belong to this agent")));
+    assert_eq!(world.password().await.as_deref(), Some("b"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_of_another_type_is_created_again() {
-    let mut world = World::new();
-    let watch = world.up("a").await;
-    let mut other = secret(9, "Yg==");
-    other["type"] = json!("kubernetes.io/dockercfg");
-    watch.answer(&json!({"type": "MODIFIED", "object": other}));
-    let refusal = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422, "reason": "Invalid", "message": "field is immutable",
-        "metadata": {}, "details": {"causes": [{"reason": "FieldValueInvalid", "message": "field is immutable", "field": "type"}]}});
-    world.host.expect(Method::PATCH, &world.copy_path).await.answer_with(422, &refusal);
-    let removal = world.host.expect(Method::DELETE, &world.copy_path).await;
-    removal.answer(&json!({"kind": "Status", "apiVersion": "v1", "status": "Success", "metadata": {}}));
-    let written = made(world.host.expect(Method::PATCH, &world.copy_path).await);
-    assert_eq!(written["type"], "kubernetes.io/dockercfg");
+    let world = World::with_copy().await;
+    world.tenant.edit::<Secret>("shop", "login", |secret| secret["type"] = json!("kubernetes.io/dockercfg"));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.writes(), ["apply", "delete", "apply"]);
+    assert_eq!(world.copy().unwrap().type_.as_deref(), Some("kubernetes.io/dockercfg"));
 }
