@@ -111,6 +111,30 @@ where
     })
 }
 
+/// The object of this name after each change, for ever, as [`events`] watches it; `None` while there is none.
+pub fn object<K>(api: Api<K>, name: &str, what: &'static str) -> impl Stream<Item = Option<K>> + Send + use<K>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let config = Config::default().fields(&format!("metadata.name={name}"));
+    let mut listed = None;
+    events(api, config, what).filter_map(move |event| {
+        std::future::ready(match event {
+            Event::Apply(object) => Some(Some(object)),
+            Event::Delete(_) => Some(None),
+            Event::Init => {
+                listed = None;
+                None
+            }
+            Event::InitApply(object) => {
+                listed = Some(object);
+                None
+            }
+            Event::InitDone => Some(listed.take()),
+        })
+    })
+}
+
 /// The events of a watch, for ever, and its failures, each with the pause ([`Backoff::watch`]) that follows it before the
 /// next attempt.
 pub fn attempts<K>(api: Api<K>, config: Config) -> impl Stream<Item = Result<Event<K>, (watcher::Error, Duration)>> + Send
@@ -142,35 +166,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{Request, Response};
+    use crate::testing::{ApiServer, Fault};
     use k8s_openapi::api::core::v1::ConfigMap;
-    use kube::Client;
-    use kube::client::Body;
     use serde_json::{Value, json};
-    use std::convert::Infallible;
-    use std::sync::{Arc, Mutex};
     use tokio::time::Instant;
 
-    type Requests = Arc<Mutex<Vec<(Instant, Request<Value>)>>>;
-
-    /// An API that answers every request alike; what it was asked, and when.
-    fn api(code: u16, answer: &Value) -> (Api<ConfigMap>, Requests) {
-        let requests = Requests::default();
-        let (log, answer) = (requests.clone(), answer.to_string());
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (log, answer) = (log.clone(), answer.clone());
-            async move {
-                let (parts, body) = request.into_parts();
-                let body = serde_json::from_slice(&body.collect_bytes().await.unwrap()).unwrap_or_default();
-                log.lock().unwrap().push((Instant::now(), Request::from_parts(parts, body)));
-                Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(answer.into_bytes())).unwrap())
-            }
-        });
-        (Api::namespaced(Client::new(service, "default"), "default"), requests)
+    /// ConfigMap `default/a` with the UID `u`.
+    fn with_map() -> (ApiServer, Api<ConfigMap>) {
+        let server = ApiServer::new();
+        server.put(&ConfigMap { metadata: meta(Some("u")), ..ConfigMap::default() });
+        let api = Api::namespaced(server.client(), "default");
+        (server, api)
     }
 
-    fn failure(code: u16) -> (Api<ConfigMap>, Requests) {
-        api(code, &refusal(code, None))
+    fn meta(uid: Option<&str>) -> ObjectMeta {
+        ObjectMeta { name: Some("a".into()), namespace: Some("default".into()), uid: uid.map(Into::into), ..ObjectMeta::default() }
     }
 
     fn refusal(code: u16, field: Option<&str>) -> Value {
@@ -191,10 +201,6 @@ mod tests {
         assert!(!refused(422, None) && !refused(422, Some("spec.nodeName")) && !refused(403, None));
     }
 
-    fn meta(uid: Option<&str>) -> ObjectMeta {
-        ObjectMeta { name: Some("a".into()), uid: uid.map(Into::into), ..ObjectMeta::default() }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_call_that_gets_no_answer_is_given_up() {
         let start = Instant::now();
@@ -205,54 +211,72 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_very_object_is_deleted() {
-        let (api, requests) = api(200, &json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}));
+        let (server, api) = with_map();
+        assert!(!delete_exact(&api, &meta(Some("other")), None).await.unwrap(), "replaced by another");
+        assert!(server.get::<ConfigMap>("default", "a").is_some());
         assert!(delete_exact(&api, &meta(Some("u")), Some(7)).await.unwrap());
-        let (_, request) = requests.lock().unwrap().pop().unwrap();
-        assert_eq!((request.method().as_str(), request.uri().path()), ("DELETE", "/api/v1/namespaces/default/configmaps/a"));
         let expected = json!({"gracePeriodSeconds": 7, "preconditions": {"uid": "u"}, "propagationPolicy": "Background"});
-        assert_eq!(request.body(), &expected);
-    }
-
-    #[tokio::test]
-    async fn an_object_that_is_gone_or_replaced_needs_no_deletion() {
-        for code in [404, 409] {
-            assert!(!delete_exact(&failure(code).0, &meta(Some("u")), None).await.unwrap());
-        }
-        assert!(matches!(delete_exact(&failure(403).0, &meta(Some("u")), None).await, Err(kube::Error::Api(_))));
+        assert_eq!(server.requests()[1].body, expected);
+        assert!(server.get::<ConfigMap>("default", "a").is_none());
+        assert!(!delete_exact(&api, &meta(Some("u")), None).await.unwrap(), "gone");
+        server.inject("delete", "configmaps", 1, Fault::Status(403));
+        assert!(matches!(delete_exact(&api, &meta(Some("u")), None).await, Err(kube::Error::Api(_))));
     }
 
     #[tokio::test]
     async fn an_object_without_a_uid_is_not_deleted() {
-        let (api, requests) = failure(404);
+        let (server, api) = with_map();
         assert!(delete_exact(&api, &meta(None), None).await.is_err());
-        assert!(requests.lock().unwrap().is_empty());
+        assert!(server.requests().is_empty());
     }
 
     #[tokio::test]
-    async fn apply_forces_and_names_its_manager() {
-        let (api, requests) = api(200, &json!({"metadata": {"name": "a", "uid": "u"}}));
-        let object = ConfigMap { metadata: meta(None), ..ConfigMap::default() };
-        assert_eq!(apply(&api, "me", &object).await.unwrap().metadata.uid.as_deref(), Some("u"));
-        let (_, request) = requests.lock().unwrap().pop().unwrap();
-        let query = request.uri().query().unwrap();
-        assert!(query.contains("force=true") && query.contains("fieldManager=me"), "{query}");
-        assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
-        assert_eq!(request.body(), &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}));
+    async fn apply_takes_over_fields_for_its_manager() {
+        let (server, api) = with_map();
+        server.edit::<ConfigMap>("default", "a", |map| map["data"] = json!({"x": "theirs"}));
+        let data = Some([("x".to_owned(), "mine".to_owned())].into());
+        let applied = apply(&api, "me", &ConfigMap { metadata: meta(None), data, ..ConfigMap::default() }).await.unwrap();
+        assert_eq!((applied.uid().as_deref(), applied.data.unwrap()["x"].as_str()), (Some("u"), "mine"));
+        assert_eq!((server.requests()[0].verb, server.requests()[0].query["fieldManager"].as_str()), ("apply", "me"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_spaces_its_retries_while_the_api_is_away() {
-        let (api, requests) = failure(503);
+        let (server, api) = with_map();
+        server.inject("*", "*", usize::MAX, Fault::Status(503));
         let shutdown = CancellationToken::new();
         let watch = tokio::spawn(follow(api, Config::default(), "test", shutdown.clone(), |event| assert!(matches!(event, Event::Init))));
         tokio::time::sleep(Duration::from_secs(120)).await;
         shutdown.cancel();
         watch.await.unwrap();
-        let times: Vec<Instant> = requests.lock().unwrap().iter().map(|(at, _)| *at).collect();
+        let times: Vec<Instant> = server.requests().iter().map(|request| request.at).collect();
         let pauses: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses.is_sorted(), "{pauses:?}");
         // Half a minute with a request each 160 ms, then fewer and fewer.
         assert!((185..210).contains(&times.len()), "{}: {pauses:?}", times.len());
         assert_eq!(pauses.last(), Some(&Duration::from_secs(20)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_object_is_followed_through_changes_its_end_and_lost_history() {
+        let (server, api) = with_map();
+        let mut changes = std::pin::pin!(object(api, "a", "test"));
+        let mut next = async || tokio::time::timeout(Duration::from_secs(60), changes.next()).await.unwrap().unwrap().map(|map| map.data);
+        let set = |x: &str| server.edit::<ConfigMap>("default", "a", |map| map["data"] = json!({"x": x}));
+        let data = |x: &str| Some(Some([("x".to_owned(), x.to_owned())].into()));
+        assert_eq!(next().await, Some(None), "listed");
+        server.put(&ConfigMap { metadata: ObjectMeta { name: Some("b".into()), ..meta(None) }, ..ConfigMap::default() });
+        set("1");
+        assert_eq!(next().await, data("1"), "not the other object");
+        set("2");
+        server.compact();
+        assert_eq!(next().await, data("2"), "listed again");
+        server.remove::<ConfigMap>("default", "a");
+        assert_eq!(next().await, None);
+        server.put(&ConfigMap { metadata: meta(None), ..ConfigMap::default() });
+        assert_eq!(next().await, Some(None));
+        server.remove::<ConfigMap>("default", "a");
+        server.compact();
+        assert_eq!(next().await, None, "no longer listed");
     }
 }

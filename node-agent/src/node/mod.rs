@@ -22,11 +22,9 @@ pub(crate) use register::run;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use nestling_crds::names::NodeName;
-use nestling_runtime::error::chain;
+use nestling_runtime::kube::object;
 use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -73,10 +71,10 @@ impl HostNode {
 }
 
 async fn follow(nodes: Api<Node>, name: NodeName, sender: watch::Sender<Option<Arc<Node>>>, shutdown: CancellationToken) {
-    let mut changes = pin!(watch_object(nodes, name.as_str()).default_backoff().take_until(shutdown.cancelled_owned()));
-    while let Some(change) = changes.next().await {
+    let mut changes = pin!(object(nodes, name.as_str(), "the host's Node"));
+    while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
         match change {
-            Ok(Some(mut node)) => {
+            Some(mut node) => {
                 node.metadata.managed_fields = None;
                 if let Some(status) = &mut node.status {
                     status.images = None;
@@ -84,8 +82,7 @@ async fn follow(nodes: Api<Node>, name: NodeName, sender: watch::Sender<Option<A
                 sender.send_replace(Some(Arc::new(node)));
             }
             // The machine is still there, since this program runs on it: what was known stays.
-            Ok(None) => tracing::warn!(node = %name, "the host cluster has no Node of this name"),
-            Err(error) => tracing::warn!(error = %chain(&error), "cannot watch the host's Node"),
+            None => tracing::warn!(node = %name, "the host cluster has no Node of this name"),
         }
     }
 }

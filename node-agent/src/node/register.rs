@@ -2,15 +2,14 @@
 
 use super::{HostNode, lease, status};
 use crate::tenant::Tenant;
-use futures::{Stream, StreamExt as _};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::watcher::{Config, Event};
 use nestling_crds::labels::AGENT;
 use nestling_runtime::backoff::Backoff;
-use nestling_runtime::kube::events;
+use nestling_runtime::kube::object;
 use serde_json::Value;
 use std::pin::pin;
 use std::sync::Arc;
@@ -67,7 +66,7 @@ impl Keeper {
     async fn run(mut self) {
         let mut host = self.host.clone();
         host.known().await;
-        let mut own = pin!(self.own_node());
+        let mut own = pin!(object(self.nodes.clone(), self.tenant.node.as_str(), "the tenant's Node"));
         let mut steps = Backoff::new(RETRY, LOOK_EVERY);
         // Nothing is written before the first answer of the watch shows whether there is a Node.
         let mut seen = false;
@@ -103,27 +102,6 @@ impl Keeper {
                 }
             };
         }
-    }
-
-    /// The Node after each change; `None` while there is none.
-    fn own_node(&self) -> impl Stream<Item = Option<Node>> + use<> {
-        let config = Config::default().fields(&format!("metadata.name={}", self.tenant.node));
-        let mut listed = None;
-        events(self.nodes.clone(), config, "the tenant's Node").filter_map(move |event| {
-            std::future::ready(match event {
-                Event::Apply(node) => Some(Some(node)),
-                Event::Delete(_) => Some(None),
-                Event::Init => {
-                    listed = None;
-                    None
-                }
-                Event::InitApply(node) => {
-                    listed = Some(node);
-                    None
-                }
-                Event::InitDone => Some(listed.take()),
-            })
-        })
     }
 
     fn take(&mut self, node: Option<Node>) {

@@ -13,7 +13,7 @@ use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt as _};
 use nestling_crds::v1alpha1::NodesStatus;
 use nestling_crds::versions::Version;
-use nestling_runtime::kube::events;
+use nestling_runtime::kube::{events, object};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -142,20 +142,13 @@ fn is_ready(node: &Node) -> bool {
 /// Watches the Deployment; while it does not serve, lists its pods for the reason. (A watch of them would be one more
 /// permanent connection to each tenant.)
 async fn watch_dns(client: Client, publish: impl Fn(Dns)) {
-    let config = Config::default().fields(&format!("metadata.name={COREDNS}"));
     let api = Api::<Deployment>::namespaced(client.clone(), COREDNS_NAMESPACE);
-    let mut events = pin!(events(api, config, "CoreDNS of the tenant"));
-    let (mut listed, mut current) = (None, Dns::default());
+    let mut changes = pin!(object(api, COREDNS, "CoreDNS of the tenant"));
+    let mut current = Dns::default();
     loop {
         let unavailable = current.exists && current.available == 0;
         tokio::select! {
-            Some(event) = events.next() => match event {
-                Event::Apply(deployment) => current = dns(&deployment),
-                Event::Delete(_) => current = Dns::default(),
-                Event::Init => listed = None,
-                Event::InitApply(deployment) => listed = Some(dns(&deployment)),
-                Event::InitDone => current = listed.take().unwrap_or_default(),
-            },
+            Some(deployment) = changes.next() => current = deployment.as_ref().map(dns).unwrap_or_default(),
             () = sleep(LIST_PODS), if unavailable => {
                 if let Some(failure) = dns_failure(&client).await {
                     current.failure = Some(failure);
