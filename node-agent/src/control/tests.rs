@@ -4,9 +4,8 @@
 use super::certificates::{self, Purpose};
 use super::{Change, Operator, watch};
 use crate::fixtures::Ca;
-use http::{Request as HttpRequest, Response as HttpResponse};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
-use kube::client::Body;
 use nestling_control_api::v1alpha1::control_server::{Control, ControlServer};
 use nestling_control_api::v1alpha1::watch_event::Event;
 use nestling_control_api::v1alpha1::{
@@ -15,11 +14,12 @@ use nestling_control_api::v1alpha1::{
 use nestling_crds::names::TenantUid;
 use nestling_runtime::control::ControlArgs;
 use nestling_runtime::readiness::Readiness;
+use nestling_runtime::testing::ApiServer;
 use nestling_runtime::tls::{self, Certificate};
 use rcgen::{CertificateParams, CertificateSigningRequestParams, DnType};
 use rustls::client::ResolvesClientCert as _;
 use rustls_pki_types::CertificateSigningRequestDer;
-use std::convert::Infallible;
+use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -92,16 +92,13 @@ fn serve(operator: &FakeOperator, listener: TcpListener) -> JoinHandle<()> {
     })
 }
 
-/// A host API that knows the installation's ConfigMap and nothing else.
+/// A host API that has the installation's ConfigMap.
 fn host(ca: &Ca) -> Client {
-    let data = serde_json::json!({"control-ca.crt": ca.pem(), "kubelet-client-ca.crt": ca.pem()});
-    let map = serde_json::json!({"metadata": {"name": "nestling-installation-ca"}, "data": data}).to_string();
-    let service = tower::service_fn(move |request: HttpRequest<Body>| {
-        assert_eq!(request.uri().path(), "/api/v1/namespaces/nestling-system/configmaps/nestling-installation-ca");
-        let map = map.clone();
-        async move { Ok::<_, Infallible>(HttpResponse::new(Body::from(map.into_bytes()))) }
-    });
-    Client::new(service, "default")
+    let data = json!({"control-ca.crt": ca.pem(), "kubelet-client-ca.crt": ca.pem()});
+    let map = json!({"metadata": {"namespace": "nestling-system", "name": "nestling-installation-ca"}, "data": data});
+    let api = ApiServer::new();
+    api.put(&serde_json::from_value::<ConfigMap>(map).unwrap());
+    api.client()
 }
 
 struct World {

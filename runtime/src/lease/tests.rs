@@ -18,11 +18,17 @@ async fn within<T>(seconds: u64, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(seconds), future).await.expect("within time")
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_first_takes_it_and_renews_and_the_second_waits() {
+/// An API with a lease that `a` holds.
+async fn held() -> (ApiServer, Lease) {
     let api = ApiServer::new();
     let a = Lease::hold(api.client(), params("a"));
     within(1, a.leadership().acquired()).await;
+    (api, a)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_takes_it_and_renews_and_the_second_waits() {
+    let (api, a) = held().await;
     let b = Lease::hold(api.client(), params("b"));
     sleep(Duration::from_secs(62)).await;
     assert!(a.leadership().is_held());
@@ -33,9 +39,7 @@ async fn the_first_takes_it_and_renews_and_the_second_waits() {
 
 #[tokio::test(start_paused = true)]
 async fn a_released_lease_is_taken_at_the_next_look() {
-    let api = ApiServer::new();
-    let a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, a) = held().await;
     let b = Lease::hold(api.client(), params("b"));
     sleep(Duration::from_secs(7)).await;
     let leadership = a.leadership();
@@ -47,9 +51,7 @@ async fn a_released_lease_is_taken_at_the_next_look() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_holder_is_waited_out() {
-    let api = ApiServer::new();
-    let a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, a) = held().await;
     drop(a);
     let b = Lease::hold(api.client(), params("b"));
     sleep(Duration::from_secs(14)).await;
@@ -60,9 +62,7 @@ async fn a_dead_holder_is_waited_out() {
 
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_is_cut_off_stops_before_another_starts() {
-    let api = ApiServer::new();
-    let mut a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, mut a) = held().await;
     api.inject("*", "leases", usize::MAX, Fault::Hang);
     let leadership = a.leadership();
     let start = Instant::now();
@@ -74,9 +74,7 @@ async fn a_holder_that_is_cut_off_stops_before_another_starts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_cut_is_survived() {
-    let api = ApiServer::new();
-    let a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, a) = held().await;
     sleep(Duration::from_secs(4)).await;
     api.inject("*", "leases", usize::MAX, Fault::Hang);
     sleep(Duration::from_secs(4)).await;
@@ -87,9 +85,7 @@ async fn a_short_cut_is_survived() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_taken_away_is_lost() {
-    let api = ApiServer::new();
-    let mut a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, mut a) = held().await;
     api.edit::<LeaseObject>("system", "controller", |lease| lease["spec"]["holderIdentity"] = "thief".into());
     let error = within(11, a.lost()).await;
     assert!(matches!(&error, LeaseError::Taken { holder, .. } if holder == "thief"), "{error}");
@@ -97,9 +93,7 @@ async fn a_lease_that_was_taken_away_is_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_lease_is_made_again() {
-    let api = ApiServer::new();
-    let a = Lease::hold(api.client(), params("a"));
-    within(1, a.leadership().acquired()).await;
+    let (api, a) = held().await;
     assert!(api.remove::<LeaseObject>("system", "controller"));
     sleep(Duration::from_secs(9)).await;
     assert!(a.leadership().is_held());

@@ -8,7 +8,7 @@ use crate::server::{ClientCas, Limits, Server, ServerConfig};
 use crate::tenant::{StoreWriters, Tenant, TenantSpec, Tenants};
 use http::header::{CONNECTION, UPGRADE};
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -18,11 +18,11 @@ use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::Event;
 use nestling_crds::labels;
 use nestling_crds::names::{HostName, TenantUid, WorkloadNamespace};
+use nestling_runtime::testing::ApiServer;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
 use rustls::RootCertStore;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use serde_json::json;
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -175,24 +175,18 @@ fn sandbox_stats(id: &str, labels: std::collections::HashMap<String, String>, me
 }
 
 fn review_client(reviews: Arc<Reviews>) -> kube::Client {
-    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-        let reviews = reviews.clone();
-        async move {
-            assert_eq!(request.uri().path(), "/apis/authorization.k8s.io/v1/subjectaccessreviews");
-            if *reviews.down.lock().unwrap() {
-                let refusal = json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "InternalError", "code": 500});
-                let body = Full::new(Bytes::from(refusal.to_string()));
-                return Ok::<_, Infallible>(Response::builder().status(500).body(body).unwrap());
-            }
-            let bytes = request.into_body().collect().await.unwrap().to_bytes();
-            let mut review: SubjectAccessReview = serde_json::from_slice(&bytes).unwrap();
-            let allowed = reviews.allow.lock().unwrap()(&review.spec);
-            reviews.asked.lock().unwrap().push(review.spec.clone());
-            review.status = Some(SubjectAccessReviewStatus { allowed, ..Default::default() });
-            Ok(Response::builder().status(201).body(Full::new(Bytes::from(serde_json::to_vec(&review).unwrap()))).unwrap())
+    let api = ApiServer::new();
+    api.respond("create", "subjectaccessreviews", move |request| {
+        if *reviews.down.lock().unwrap() {
+            return (500, json!({"kind": "Status", "status": "Failure", "message": "no", "reason": "InternalError", "code": 500}));
         }
+        let mut review: SubjectAccessReview = serde_json::from_value(request.body.clone()).unwrap();
+        let allowed = reviews.allow.lock().unwrap()(&review.spec);
+        reviews.asked.lock().unwrap().push(review.spec.clone());
+        review.status = Some(SubjectAccessReviewStatus { allowed, ..Default::default() });
+        (201, json!(review))
     });
-    kube::Client::new(service, "default")
+    api.client()
 }
 
 pub(super) struct World {
