@@ -21,7 +21,7 @@ use kube::{Api, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_crds::names::{TenantUid, WorkloadNamespace};
 use nestling_crds::v1alpha1::{DeletionPolicy, VirtualCluster};
-use nestling_runtime::kube::delete_exact;
+use nestling_runtime::kube::{delete_exact, is_gone_or_changed};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -60,8 +60,7 @@ pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, ctx: &Con
     retained::settle(id, policy(&live), live.data["status"]["serviceCIDRs"][0].as_str(), ctx).await.map_err(CleanupError::Settle)?;
     let rest: Vec<String> = live.finalizers().iter().filter(|finalizer| *finalizer != labels::FINALIZER).cloned().collect();
     match set_finalizers(id, live.resource_version(), &rest, ctx).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => {}
-        Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(Action::requeue(CONFLICT)),
+        Err(kube::Error::Api(status)) if is_gone_or_changed(&status) => return Ok(Action::requeue(CONFLICT)),
         result => result.map_err(CleanupError::RemoveFinalizer)?,
     }
     tracing::info!(cluster = %id.reference, "cleaned up");

@@ -420,6 +420,25 @@ async fn an_object_that_cannot_be_decoded_is_reported_and_can_be_deleted() {
     assert_eq!(owners(&world.secret("dev-ca")), [format!("VirtualCluster {uid}")]);
 }
 
+#[tokio::test]
+async fn a_cluster_that_is_replaced_during_its_cleanup_keeps_its_finalizers() {
+    let mut world = World::built(&json!({})).await;
+    world.delete();
+    world.api.take_requests();
+    world.api.before("patch", "virtualclusters", |api| {
+        api.remove::<Cluster>("team", "dev");
+        let metadata = json!({"namespace": "team", "name": "dev", "finalizers": [labels::FINALIZER]});
+        api.put(&serde_json::from_value::<VirtualCluster>(json!({"metadata": metadata, "spec": {}})).unwrap());
+    });
+    for _ in 0..6 {
+        if world.api.count("patch", "virtualclusters") == 0 {
+            assert_ne!(world.reconcile().await.unwrap(), Action::await_change(), "looked at again");
+        }
+    }
+    assert_eq!(world.api.count("patch", "virtualclusters"), 1);
+    assert_eq!(world.vc().unwrap().finalizers(), [labels::FINALIZER]);
+}
+
 impl World {
     fn uid_of_undecodable(&self) -> String {
         Resource::meta(&self.api.get::<Cluster>("team", "dev").unwrap()).uid.clone().unwrap()
