@@ -1,7 +1,7 @@
 //! A certificate authority: its certificate and key, what it signs, and how both are kept in Secrets.
 
 use crate::model::San;
-use crate::pki::leaf::{BACKDATE, LeafSpec};
+use crate::pki::leaf::{BACKDATE, LeafSpec, with_certificate};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -10,16 +10,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 use thiserror::Error;
-use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::FromDer;
 
 /// How long what is minted lives.
 ///
@@ -135,14 +131,14 @@ impl Authority {
 
     /// `None` if the certificate is not that of an authority. The key is looked at when something is signed.
     pub(super) fn from_pem(pair: Pair) -> Option<Self> {
-        let der = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).ok()?;
-        let (_, parsed) = X509Certificate::from_der(&der).ok()?;
-        let key_id = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-            _ => None,
+        let (key_id, not_after) = with_certificate(pair.certificate.as_bytes(), |parsed, not_after| {
+            let key_id = parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+                _ => None,
+            })?;
+            parsed.is_ca().then_some((key_id, not_after))
         })?;
-        let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
-        parsed.is_ca().then_some(Self { pair, key_id, not_after })
+        Some(Self { pair, key_id, not_after })
     }
 
     /// Its own certificate, PEM.

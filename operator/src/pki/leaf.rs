@@ -69,17 +69,24 @@ pub(super) struct Held {
 
 /// `None` if it cannot be read, or is no leaf.
 pub(super) fn held(certificate: &str, key: &str) -> Option<Held> {
-    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
-    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
-    let minted = Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE;
-    let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
-    Some(Held {
-        spec: read(&parsed)?,
-        renew_at: renewal(minted, not_after),
-        life: not_after.duration_since(minted),
-        issuer: key_id_of_issuer(&parsed)?.to_vec(),
-        owns_key: owns(key, &parsed),
+    with_certificate(certificate.as_bytes(), |parsed, not_after| {
+        let minted = Timestamp::from_second(parsed.validity().not_before.timestamp()).ok()? + BACKDATE;
+        Some(Held {
+            spec: read(parsed)?,
+            renew_at: renewal(minted, not_after),
+            life: not_after.duration_since(minted),
+            issuer: key_id_of_issuer(parsed)?.to_vec(),
+            owns_key: owns(key, parsed),
+        })
     })
+}
+
+/// What `read` makes of a PEM certificate and the time of its end; `None` also if it cannot be parsed.
+pub(super) fn with_certificate<T>(pem: &[u8], read: impl FnOnce(&X509Certificate<'_>, Timestamp) -> Option<T>) -> Option<T> {
+    let der = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, parsed) = X509Certificate::from_der(&der).ok()?;
+    let not_after = Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()?;
+    read(&parsed, not_after)
 }
 
 /// When the certificate is to be renewed, or `None` if it is of no use any more: unreadable, of another authority, for
