@@ -78,7 +78,7 @@ fn tenants_and_host_may_use_the_same_addresses() {
 }
 
 #[test]
-fn what_leads_nowhere_is_refused_or_dropped_and_never_reaches_the_host() {
+fn addresses_without_endpoints_are_refused_or_dropped_and_never_reach_the_host() {
     for links in [Links::Routed, Links::Bridge { calls_netfilter: true }, Links::Bridge { calls_netfilter: false }] {
         Lab::run(links, move |lab| {
             let [pod, here, far, host, other] = [2, 12, 13, 14, 15].map(|last| lab.pod(last));
@@ -255,7 +255,7 @@ fn a_connection_outlives_the_agent_and_its_endpoint() {
 }
 
 #[test]
-fn an_agent_takes_over_what_it_finds() {
+fn an_agent_takes_over_the_rules_of_the_previous_one() {
     Lab::run(Links::Routed, |lab| {
         let [a, gone, b, backend] = [2, 3, 4, 12].map(|last| lab.pod(last));
         backend.serve_tcp(80, "server");
@@ -289,7 +289,7 @@ fn an_agent_takes_over_what_it_finds() {
 }
 
 #[test]
-fn rules_that_somebody_removed_are_made_again() {
+fn rules_that_another_program_removed_are_restored() {
     Lab::run(Links::Routed, |lab| {
         let [pod, backend] = [2, 12].map(|last| lab.pod(last));
         backend.serve_tcp(80, "server");
@@ -307,7 +307,7 @@ fn rules_that_somebody_removed_are_made_again() {
 }
 
 #[test]
-fn a_udp_client_is_led_away_from_a_lost_endpoint() {
+fn udp_flows_leave_an_endpoint_that_is_removed() {
     Lab::run(Links::Routed, |lab| {
         let [pod, host, old, new] = [2, 3, 12, 13].map(|last| lab.pod(last));
         old.serve_udp(53, "old");
@@ -333,7 +333,7 @@ fn a_udp_client_is_led_away_from_a_lost_endpoint() {
 }
 
 #[test]
-fn what_a_pod_sent_before_it_had_rules_is_sent_right_from_then_on() {
+fn flows_from_before_a_pod_had_rules_follow_its_rules_afterwards() {
     Lab::run(Links::Routed, |lab| {
         let [pod, host, backend] = [2, 12, 13].map(|last| lab.pod(last));
         host.serve_udp(53, "host");
@@ -356,7 +356,7 @@ fn what_a_pod_sent_before_it_had_rules_is_sent_right_from_then_on() {
 }
 
 #[test]
-fn the_next_owner_of_an_address_inherits_no_connection() {
+fn a_pod_inherits_no_connections_of_the_previous_pod_at_its_address() {
     Lab::run(Links::Routed, |lab| {
         let [pod, server_a, server_b] = [2, 12, 13].map(|last| lab.pod(last));
         server_a.serve_tcp(80, "a");

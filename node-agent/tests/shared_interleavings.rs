@@ -68,6 +68,6 @@ fn no_change_is_missed() {
 }
 
 #[test]
-fn nor_under_few_preemptions() {
+fn no_change_is_missed_with_few_preemptions() {
     shuttle::check_pct(scenario, 2_000, 3);
 }

@@ -202,7 +202,12 @@ mod tests {
     #[case("GET", "/attach/a/b/c", "create", &["proxy"])]
     #[case("GET", "/portForward/a/b", "create", &["proxy"])]
     #[case("PUT", "/debug/flags/v", "update", &["proxy"])]
-    fn access(#[case] method: Method, #[case] path: &str, #[case] verb: &str, #[case] subresources: &[&str]) {
+    fn a_request_needs_the_access_that_a_kubelet_asks_for(
+        #[case] method: Method,
+        #[case] path: &str,
+        #[case] verb: &str,
+        #[case] subresources: &[&str],
+    ) {
         let access = Access::needed(&method, path).unwrap();
         assert_eq!((access.verb, access.subresources), (verb, subresources));
     }
@@ -214,7 +219,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn every_path_needs_something(method in "[A-Z]{1,8}", path in "\\PC{0,60}") {
+        fn every_path_needs_a_subresource(method in "[A-Z]{1,8}", path in "\\PC{0,60}") {
             let access = Access::needed(&method.parse().unwrap(), &path);
             proptest::prop_assert!(access.is_none_or(|access| !access.subresources.is_empty()));
         }

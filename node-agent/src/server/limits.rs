@@ -84,7 +84,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     #[test]
-    fn tenants_do_not_take_each_others_places() {
+    fn each_tenant_has_its_own_limit() {
         let per_tenant = PerTenant::new(2);
         let all = Arc::new(Semaphore::new(9));
         let take = |tenant: &str| per_tenant.take(&TenantUid::new(tenant), all.clone().try_acquire_owned().unwrap());

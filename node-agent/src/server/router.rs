@@ -224,7 +224,13 @@ mod tests {
     #[case("GET", "/", "other", 404, UNKNOWN)]
     #[case("GET", "/podsx", "other", 404, UNKNOWN)]
     #[tokio::test]
-    async fn paths(#[case] method: Method, #[case] path: &str, #[case] route: &str, #[case] status: u16, #[case] text: &str) {
+    async fn paths_are_routed_as_by_a_kubelet(
+        #[case] method: Method,
+        #[case] path: &str,
+        #[case] route: &str,
+        #[case] status: u16,
+        #[case] text: &str,
+    ) {
         assert_eq!(label(path.split('?').next().unwrap()), route);
         assert_eq!(answer(method, path).await, (status, None, text.to_owned()));
     }
@@ -233,7 +239,7 @@ mod tests {
     #[case("GET", "/stats/summary", "stats/summary", r#"{"node":{"nodeName":"worker-7","startTime":null},"pods":[]}"#)]
     #[case("GET", "/metrics/resource", "metrics/resource", "resource_scrape_error 0")]
     #[tokio::test]
-    async fn stats(#[case] method: Method, #[case] path: &str, #[case] route: &str, #[case] text: &str) {
+    async fn stats_are_served(#[case] method: Method, #[case] path: &str, #[case] route: &str, #[case] text: &str) {
         assert_eq!(label(path), route);
         let (status, _, body) = answer(method, path).await;
         assert!(status == 200 && body.contains(text), "{body}");
@@ -256,7 +262,7 @@ mod tests {
     #[case("/exec/ns/p/c", None)]
     #[case("/exec/ns/p/u/c", Some("u"))]
     #[tokio::test]
-    async fn the_parts_of_a_path(#[case] path: &str, #[case] uid: Option<&str>) {
+    async fn the_parts_of_a_path_are_found_in_both_forms(#[case] path: &str, #[case] uid: Option<&str>) {
         let seen = Arc::new(std::sync::Mutex::new(None));
         let kept = seen.clone();
         let handler = get(|axum::extract::Path(path): axum::extract::Path<pods::ContainerPath>| async move {

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_tenant_user_and_groups() {
+    fn a_certificate_names_tenant_user_and_groups() {
         let caller = Caller::from_certificate(&certificate(Some("kubelet-client"), &["https://other", "nestling://tenants/u-1"])).unwrap();
         assert_eq!(caller.tenant, TenantUid::new("u-1"));
         assert_eq!(caller.user, "kubelet-client");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_certificates_that_name_not_exactly_one_tenant() {
+    fn a_certificate_that_does_not_name_exactly_one_tenant_is_refused() {
         for uris in [&[][..], &["nestling://tenants/"], &["nestling://tenants/a/b"], &["nestling://tenants/a", "nestling://tenants/b"]] {
             let error = Caller::from_certificate(&certificate(Some("x"), uris)).unwrap_err();
             assert!(matches!(error, ClientCertError::NoTenantUri), "{uris:?}: {error}");

@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_to_the_end_with_the_unfinished_record() {
+    async fn a_log_is_read_to_its_end_with_the_unfinished_record() {
         let container = Container::running();
         container.line("one");
         container.write("no record\n");
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn long_logs_come_in_chunks_and_whole() {
+    async fn a_long_log_arrives_in_chunks_and_is_complete() {
         let container = Container::running();
         let payload = "x".repeat(1000);
         let count = 2000;
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_record_of_any_length_passes_in_bounded_memory() {
+    async fn a_record_of_any_length_is_read_in_bounded_memory() {
         let container = Container::running();
         let payload = "y".repeat(3 * MAX_RECORD);
         container.line(&payload);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_until_the_container_has_ended() {
+    async fn a_log_is_followed_until_the_container_has_ended() {
         let container = Container::running();
         container.line("one");
         let mut reader = container.reader("follow=true").await;
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_from_the_tail_of_an_ended_container_and_stops() {
+    async fn following_the_log_of_an_ended_container_ends_after_its_tail() {
         let container = Container::running();
         container.line("one");
         container.line("two");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_through_rotation_without_loss() {
+    async fn following_a_log_loses_nothing_when_it_is_rotated() {
         let container = Container::running();
         container.line("one");
         let mut reader = container.reader("follow=true").await;

@@ -113,7 +113,7 @@ mod tests {
     #[case("2026-01-02T03:04:05+02:00 stderr P:x frag\n", record("2026-01-02T03:04:05+02:00", Stream::Stderr, "frag"))]
     #[case("2026-01-02T03:04:05Z stdout F \n", record("2026-01-02T03:04:05Z", Stream::Stdout, "\n"))]
     #[case("2026-01-02T03:04:05Z stdout NEW:P end", record("2026-01-02T03:04:05Z", Stream::Stdout, "end"))]
-    fn reads_cri_records(#[case] line: &str, #[case] expected: Record<'_>) {
+    fn records_of_cri_runtimes_are_read(#[case] line: &str, #[case] expected: Record<'_>) {
         assert_eq!(Format::Cri.parse(line.as_bytes()), Some(expected));
         assert_eq!(Format::of(line.as_bytes()), Some(Format::Cri));
     }
@@ -126,12 +126,12 @@ mod tests {
     #[case("2026-01-02T03:04:05Z stdout\n")]
     #[case("2026-01-02T03:04:05Z stdout F\n")]
     #[case("yesterday stdout F x\n")]
-    fn passes_over_what_is_no_record(#[case] line: &str) {
+    fn lines_that_are_no_records_are_skipped(#[case] line: &str) {
         assert_eq!(Format::of(line.as_bytes()), None);
     }
 
     #[test]
-    fn reads_docker_records() {
+    fn records_of_docker_are_read() {
         let line = br#"{"log":"a \"b\"\n","stream":"stderr","time":"2026-01-02T03:04:05.000000001Z"}"#;
         assert_eq!(Format::of(line), Some(Format::DockerJson));
         assert_eq!(Format::DockerJson.parse(line), Some(record("2026-01-02T03:04:05.000000001Z", Stream::Stderr, "a \"b\"\n")));
@@ -142,7 +142,7 @@ mod tests {
     #[case("2026-01-02T03:04:05.12+02:00", "2026-01-02T03:04:05.120000000+02:00")]
     #[case("2026-01-02T03:04:05.1234567891Z", "2026-01-02T03:04:05.123456789Z")]
     #[case("2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05.000000000Z")]
-    fn timestamps_line_up(#[case] written: &str, #[case] expected: &str) {
+    fn timestamps_have_nine_digits(#[case] written: &str, #[case] expected: &str) {
         assert_eq!(nine_digits(written), expected);
     }
 

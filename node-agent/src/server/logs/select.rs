@@ -175,7 +175,7 @@ mod tests {
     #[case("sinceTime=2026-01-02T04%3A04%3A05%2B01%3A00", LogOptions { since: Some(now()), ..all() })]
     #[case("stream=Stderr", LogOptions { stdout: false, ..all() })]
     #[case("stream=All&tailLines=1", LogOptions { tail: Some(1), ..all() })]
-    fn decodes(#[case] query: &str, #[case] expected: LogOptions) {
+    fn options_are_decoded(#[case] query: &str, #[case] expected: LogOptions) {
         assert_eq!(LogOptions::from_query(query, now()), Ok(expected));
     }
 
@@ -189,7 +189,7 @@ mod tests {
     #[case("sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", OptionsError::Invalid)]
     #[case("stream=Both", OptionsError::Invalid)]
     #[case("stream=Stdout&tailLines=1", OptionsError::Invalid)]
-    fn refuses(#[case] query: &str, #[case] expected: OptionsError) {
+    fn invalid_options_are_refused(#[case] query: &str, #[case] expected: OptionsError) {
         assert_eq!(LogOptions::from_query(query, now()), Err(expected));
     }
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn joins_fragments() {
+    fn fragments_are_joined() {
         assert_eq!(emitted(""), "one\ntwo\nthree\n");
     }
 
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_continuation_goes_where_its_record_went() {
+    fn a_continuation_is_selected_with_its_record() {
         let mut emitter = Emitter::new(LogOptions::from_query("stream=Stdout", jiff::Timestamp::now()).unwrap());
         let mut out = BytesMut::new();
         emitter.record(&Format::Cri.parse(LOG[1].as_bytes()).unwrap(), &mut out);

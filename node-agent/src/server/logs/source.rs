@@ -210,7 +210,7 @@ mod tests {
     #[case(json!({"waiting": {"reason": "ErrImagePull"}}), json!({}), false, Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled"))]
     #[case(json!({"waiting": {"reason": "ImagePullBackOff"}}), json!({}), false, Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image"))]
     #[case(json!({}), json!({}), false, Err("container \"c\" in pod \"p\" is waiting to start - no logs yet"))]
-    fn the_container_that_is_meant(
+    fn the_log_is_of_the_current_or_the_previous_container(
         #[case] state: Value,
         #[case] last: Value,
         #[case] previous: bool,
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_outside_the_roots_stay_closed() {
+    async fn files_outside_the_roots_are_not_opened() {
         let dir = tempfile::tempdir().unwrap();
         let pods = dir.path().join("pods");
         std::fs::create_dir(&pods).unwrap();
@@ -256,14 +256,14 @@ mod tests {
     #[case("a\nb\nc", 0, "c")]
     #[case("a\nb\nc", 1, "b\nc")]
     #[case("no newline", 1, "no newline")]
-    fn finds_the_last_records(#[case] content: &str, #[case] records: u64, #[case] expected: &str) {
+    fn the_start_of_the_last_records_is_found(#[case] content: &str, #[case] records: u64, #[case] expected: &str) {
         let start = start_of_last(&mut Cursor::new(content), records).unwrap();
         assert_eq!(&content[usize::try_from(start).unwrap()..], expected);
     }
 
     proptest::proptest! {
         #[test]
-        fn agrees_with_reading_it_all(lines in proptest::collection::vec(0usize..100_000, 0..8), records in 0u64..10, open in proptest::bool::ANY) {
+        fn reading_backwards_finds_what_reading_everything_finds(lines in proptest::collection::vec(0usize..100_000, 0..8), records in 0u64..10, open in proptest::bool::ANY) {
             let mut content = lines.iter().map(|length| "x".repeat(*length)).collect::<Vec<_>>().join("\n");
             if !open {
                 content.push('\n');

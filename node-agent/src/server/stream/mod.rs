@@ -215,13 +215,16 @@ mod tests {
     #[case("output=true", Err(OptionsError::NoStream))]
     #[case("error=1&tty=1", Err(OptionsError::NoStream))]
     #[case("", Err(OptionsError::NoStream))]
-    fn streams(#[case] query: &str, #[case] expected: Result<(bool, bool, bool, bool), OptionsError>) {
+    fn the_streams_of_a_query_are_those_of_a_kubelet(
+        #[case] query: &str,
+        #[case] expected: Result<(bool, bool, bool, bool), OptionsError>,
+    ) {
         let options = StreamOptions::from_query(query);
         assert_eq!(options.map(|options| (options.stdin, options.stdout, options.stderr, options.tty)), expected);
     }
 
     #[test]
-    fn commands() {
+    fn a_command_is_decoded_in_order() {
         assert_eq!(command("command=sh&command=-c&command=echo+a%20b&output=1"), ["sh", "-c", "echo a b"]);
         assert_eq!(run_command("cmd=ls%20-l+%2F"), ["ls", "-l", "/"]);
     }
@@ -233,7 +236,11 @@ mod tests {
     #[case("websocket", "port=70000", Err(OptionsError::BadPort("70000".into())))]
     #[case("websocket", "", Err(OptionsError::NoPort))]
     #[case("SPDY/3.1", "port=80", Ok(vec![]))]
-    fn ports(#[case] upgrade: &str, #[case] query: &str, #[case] expected: Result<Vec<i32>, OptionsError>) {
+    fn websocket_requires_ports_and_spdy_does_not(
+        #[case] upgrade: &str,
+        #[case] query: &str,
+        #[case] expected: Result<Vec<i32>, OptionsError>,
+    ) {
         let headers = HeaderMap::from_iter([(UPGRADE, upgrade.parse().unwrap())]);
         assert_eq!(forwarded_ports(&headers, query), expected);
     }

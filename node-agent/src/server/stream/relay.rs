@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_agent_can_end_it() {
+    async fn the_agent_can_end_a_stream() {
         let (_client, a) = duplex(64);
         let (_server, b) = duplex(64);
         let cancel = CancellationToken::new();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_dialled() {
+    fn streaming_servers_on_loopback_are_dialled() {
         let target = Target::parse("http://127.0.0.1:40000/exec/To_k-en?x=1").unwrap();
         assert_eq!(target.addresses, ["127.0.0.1:40000".parse().unwrap()]);
         assert_eq!((target.authority.as_str(), target.path_and_query.as_str()), ("127.0.0.1:40000", "/exec/To_k-en?x=1"));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is() {
+    fn streaming_servers_elsewhere_are_refused() {
         for url in [
             "http://10.0.0.1:1/x",
             "http://169.254.169.254/",
@@ -353,14 +353,14 @@ mod tests {
     }
 
     #[test]
-    fn knows_an_upgrade() {
+    fn a_request_for_an_upgrade_is_recognized() {
         assert!(wants_upgrade(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "SPDY/3.1")])));
         assert!(!wants_upgrade(&headers(&[("connection", "keep-alive"), ("upgrade", "SPDY/3.1")])));
         assert!(!wants_upgrade(&headers(&[("connection", "upgrade")])));
     }
 
     #[test]
-    fn passes_on_what_negotiates_alone() {
+    fn only_headers_of_the_negotiation_are_passed_on() {
         let mut given = headers(&[
             ("connection", "Upgrade"),
             ("upgrade", "websocket"),

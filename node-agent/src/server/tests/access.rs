@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 #[tokio::test]
-async fn nobody_without_a_certificate_of_the_kubelet_client_ca() {
+async fn only_certificates_of_the_kubelet_client_ca_are_accepted() {
     let world = World::new().await;
     // In TLS 1.3 a client learns of its refusal when it first reads.
     for pair in [None, Some(client_pair(&Ca::new("a tenant's own"), "tenant-a"))] {
@@ -21,7 +21,7 @@ async fn nobody_without_a_certificate_of_the_kubelet_client_ca() {
 }
 
 #[tokio::test]
-async fn the_client_ca_can_be_replaced() {
+async fn a_new_client_ca_is_accepted_and_an_unreadable_one_changes_nothing() {
     let world = World::new().await;
     let new = Ca::new("next");
     world.client_cas.replace(b"rubbish").unwrap_err();
@@ -33,7 +33,7 @@ async fn the_client_ca_can_be_replaced() {
 }
 
 #[tokio::test]
-async fn each_tenant_reviews_its_own_callers() {
+async fn callers_are_authorized_by_their_own_tenant() {
     let world = World::new().await;
     *world.a.reviews.allow.lock().unwrap() = Box::new(|_| false);
     let (status, text) = world.get("tenant-a", "/pods").await;
@@ -51,7 +51,7 @@ async fn each_tenant_reviews_its_own_callers() {
 }
 
 #[tokio::test]
-async fn answers_are_remembered_and_errors_are_not() {
+async fn reviews_are_cached_and_failures_are_not() {
     let world = World::new().await;
     *world.a.reviews.down.lock().unwrap() = true;
     let (status, text) = world.get("tenant-a", "/healthz").await;
@@ -66,7 +66,7 @@ async fn answers_are_remembered_and_errors_are_not() {
 }
 
 #[tokio::test]
-async fn running_something_is_create_whatever_the_method() {
+async fn running_something_requires_the_verb_create_with_any_method() {
     let world = World::new().await;
     *world.a.reviews.allow.lock().unwrap() = Box::new(|spec| spec.resource_attributes.as_ref().unwrap().verb.as_deref() == Some("get"));
     for path in ["/exec/default/web/main?command=id&output=1", "/attach/default/web/main?output=1", "/portForward/default/web"] {
@@ -78,7 +78,7 @@ async fn running_something_is_create_whatever_the_method() {
 }
 
 #[tokio::test]
-async fn a_tenant_sees_its_own_pods_alone() {
+async fn a_tenant_sees_only_its_own_pods() {
     let world = World::new().await;
     for path in ["/pods", "/runningpods/"] {
         let (status, text) = world.get("tenant-a", path).await;
@@ -92,7 +92,7 @@ async fn a_tenant_sees_its_own_pods_alone() {
 }
 
 #[tokio::test]
-async fn the_machine_is_not_shown() {
+async fn paths_that_expose_the_machine_are_refused() {
     let world = World::new().await;
     for path in ["/logs/", "/logs/syslog", "/configz", "/debug/pprof/heap", "/flagz", "/metrics", "/metrics/cadvisor", "/stats/"] {
         assert_eq!(world.get("tenant-a", path).await.0, StatusCode::METHOD_NOT_ALLOWED, "{path}");
@@ -103,7 +103,7 @@ async fn the_machine_is_not_shown() {
 }
 
 #[tokio::test]
-async fn a_tenant_that_is_not_here_may_come_again() {
+async fn a_tenant_that_is_not_served_here_is_unavailable() {
     let world = World::new().await;
     assert_eq!(world.get("tenant-c", "/healthz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     let mut client = world.client("tenant-a").await;
@@ -113,7 +113,7 @@ async fn a_tenant_that_is_not_here_may_come_again() {
 }
 
 #[tokio::test]
-async fn before_the_first_list_nothing_is_said_to_be_missing() {
+async fn before_the_first_list_a_pod_is_unavailable_rather_than_missing() {
     let mut world = World::new().await;
     let (unlisted, _writer) = kube::runtime::reflector::store::store();
     let stores = crate::tenant::PodStores { tenant: unlisted, ..world.b.tenant.stores.clone() };
@@ -127,7 +127,7 @@ async fn before_the_first_list_nothing_is_said_to_be_missing() {
 }
 
 #[tokio::test]
-async fn one_tenants_connections_do_not_shut_out_another() {
+async fn the_limit_of_connections_is_per_tenant() {
     let world = World::with_limits(Limits { connections_per_tenant: 1, ..Limits::default() }).await;
     let mut first = world.client("tenant-a").await;
     assert_eq!(first.call("GET", "/healthz").await.0, StatusCode::OK);
@@ -136,7 +136,7 @@ async fn one_tenants_connections_do_not_shut_out_another() {
 }
 
 #[tokio::test]
-async fn silent_connections_end() {
+async fn silent_and_idle_connections_are_closed() {
     let brief = Duration::from_millis(200);
     let world = World::with_limits(Limits { handshake: brief, idle: brief, ..Limits::default() }).await;
     let mut silent = tokio::net::TcpStream::connect(world.addr).await.unwrap();

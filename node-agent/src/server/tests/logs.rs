@@ -15,7 +15,7 @@ fn write(world: &World, tenant: &str, payload: &str) {
 }
 
 #[tokio::test]
-async fn the_same_path_is_each_tenants_own_log() {
+async fn the_same_path_is_a_different_log_for_each_tenant() {
     let world = World::new().await;
     write(&world, "tenant-a", "of a");
     write(&world, "tenant-b", "of b");
@@ -26,7 +26,7 @@ async fn the_same_path_is_each_tenants_own_log() {
 }
 
 #[tokio::test]
-async fn refusals_are_a_kubelets() {
+async fn log_requests_are_refused_as_by_a_kubelet() {
     let world = World::new().await;
     write(&world, "tenant-a", "x");
     let cases = [
@@ -49,7 +49,7 @@ async fn refusals_are_a_kubelets() {
 }
 
 #[tokio::test]
-async fn a_runtime_cannot_point_elsewhere() {
+async fn a_log_outside_the_log_folders_is_not_read() {
     let world = World::new().await;
     world.cri.with(|state| state.statuses.get_mut(&world.a.container_id()).unwrap().log_path = "/etc/hostname".into());
     let (status, text) = world.get("tenant-a", "/containerLogs/default/web/main").await;
@@ -82,7 +82,7 @@ async fn a_followed_log_arrives_line_by_line_and_ends_with_the_container() {
 }
 
 #[tokio::test]
-async fn stopping_ends_followed_logs_after_the_drain() {
+async fn a_followed_log_ends_when_the_agent_has_drained() {
     let limits = crate::server::Limits { drain: Duration::from_millis(200), ..Default::default() };
     let world = World::with_limits(limits).await;
     write(&world, "tenant-a", "one");

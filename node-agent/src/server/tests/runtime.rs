@@ -72,7 +72,7 @@ async fn one_that_logged<'a>(cri: &CriClient, containers: &'a [v1::Container]) -
 
 #[tokio::test]
 #[ignore = "needs a container runtime with a container that has logged: its socket in NESTLING_CRI_SOCKET; run it in the node's network and mount namespaces (starts a command that does not exist)"]
-async fn logs_and_streams_of_a_running_container() {
+async fn a_running_container_has_logs_and_streams() {
     let socket = std::env::var_os("NESTLING_CRI_SOCKET").expect("NESTLING_CRI_SOCKET names a runtime's socket");
     let cri = CriClient::new(Path::new(&socket)).unwrap();
     let running = v1::ContainerStateValue { state: v1::ContainerState::ContainerRunning.into() };

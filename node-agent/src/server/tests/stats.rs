@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 #[tokio::test]
-async fn the_summary_has_the_tenants_pods_alone() {
+async fn the_summary_has_only_the_tenants_pods() {
     let world = World::new().await;
     let (status, text) = world.get("tenant-a", "/stats/summary").await;
     assert_eq!(status, StatusCode::OK);
@@ -13,7 +13,7 @@ async fn the_summary_has_the_tenants_pods_alone() {
 }
 
 #[tokio::test]
-async fn resource_metrics_are_under_a_kubelets_names() {
+async fn resource_metrics_have_the_names_of_a_kubelets() {
     let world = World::new().await;
     let (status, text) = world.get("tenant-b", "/metrics/resource").await;
     assert_eq!(status, StatusCode::OK);

@@ -114,7 +114,7 @@ async fn exec_is_relayed_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn the_long_path_names_the_pods_uid() {
+async fn a_path_with_a_uid_matches_only_that_pod() {
     let world = World::new().await;
     streaming_server(&world).await;
     let query = "command=id&output=1";
@@ -126,7 +126,7 @@ async fn the_long_path_names_the_pods_uid() {
 }
 
 #[tokio::test]
-async fn attach_takes_the_terminal_from_the_container() {
+async fn attach_has_a_terminal_only_if_the_container_has_one() {
     let world = World::new().await;
     streaming_server(&world).await;
     let (_, stream) =
@@ -153,7 +153,7 @@ async fn ports_are_forwarded_into_the_tenants_sandbox() {
 }
 
 #[tokio::test]
-async fn refusals_are_a_kubelets() {
+async fn streams_are_refused_as_by_a_kubelet() {
     let world = World::new().await;
     streaming_server(&world).await;
     let exec = "command=id&output=1";
@@ -175,7 +175,7 @@ async fn refusals_are_a_kubelets() {
 }
 
 #[tokio::test]
-async fn what_the_runtime_refuses_is_passed_on() {
+async fn a_refusal_of_the_runtime_is_passed_on() {
     let world = World::new().await;
     streaming_server(&world).await;
     let path = "/exec/default/web/main?command=id&output=1";
@@ -194,7 +194,7 @@ async fn what_the_runtime_refuses_is_passed_on() {
 }
 
 #[tokio::test]
-async fn run_answers_with_the_output() {
+async fn run_answers_with_the_output_and_the_exit_code() {
     let world = World::new().await;
     world.cri.with(|state| state.exec_sync = v1::ExecSyncResponse { stdout: b"out".into(), stderr: b"err".into(), exit_code: 0 });
     let mut client = world.client("tenant-a").await;
@@ -206,7 +206,7 @@ async fn run_answers_with_the_output() {
 }
 
 #[tokio::test]
-async fn a_stream_keeps_its_place_and_stopping_cuts_it() {
+async fn a_stream_counts_as_a_connection_until_the_agent_has_drained() {
     let limits = Limits { connections_per_tenant: 1, drain: Duration::from_millis(200), ..Limits::default() };
     let world = World::with_limits(limits).await;
     streaming_server(&world).await;
@@ -223,7 +223,7 @@ async fn a_stream_keeps_its_place_and_stopping_cuts_it() {
 }
 
 #[tokio::test]
-async fn an_idle_stream_ends_and_gives_its_place_back() {
+async fn an_idle_stream_ends_and_no_longer_counts_as_a_connection() {
     let limits = Limits { connections_per_tenant: 1, stream_idle: Duration::from_millis(200), ..Limits::default() };
     let world = World::with_limits(limits).await;
     streaming_server(&world).await;
