@@ -16,13 +16,13 @@ fn pod(name: &str, restart_policy: &str) -> String {
 fn a_cluster_hibernates_and_wakes_with_its_pods() -> Result<()> {
     let tenant = Tenant::create("asleep", "{}")?;
     let ns = tenant.namespace("work")?;
-    ns.apply(&pod("service", "Always"))?;
+    ns.apply(&pod("server", "Always"))?;
     ns.apply(&pod("task", "Never"))?;
-    ns.run(&["expose", "pod", "service", "--port=80", "--target-port=8080"])?;
-    for name in ["pod/service", "pod/task"] {
+    ns.run(&["expose", "pod", "server", "--name=front", "--port=80", "--target-port=8080"])?;
+    for name in ["pod/server", "pod/task"] {
         ns.wait_for(name, "condition=Ready", 60)?;
     }
-    let uid = ns.field("pod/service", ".metadata.uid")?;
+    let uid = ns.field("pod/server", ".metadata.uid")?;
     let (host, workload) = (tenant.host(), Kubectl::host().in_namespace(&tenant.workload_namespace()?));
     let set = |value: bool| {
         host.run(&["patch", "virtualcluster", "asleep", "--type=merge", "-p", &format!("{{\"spec\":{{\"hibernate\":{value}}}}}")])
@@ -40,12 +40,12 @@ fn a_cluster_hibernates_and_wakes_with_its_pods() -> Result<()> {
 
     set(false)?;
     host.wait_for("virtualcluster/asleep", "condition=Ready", 110)?;
-    eventually("the same pod runs again, and is reached", Duration::from_secs(60), || {
-        ensure!(ns.field("pod/service", ".metadata.uid")? == uid);
+    eventually("the same pod runs again, and is reached", Duration::from_secs(90), || {
+        ensure!(ns.field("pod/server", ".metadata.uid")? == uid);
         // A status that says so and a host pod that is: the first alone may be from before.
         let running = workload.run(&["get", "pods", "--field-selector=status.phase=Running", "-o", "name"])?;
-        ensure!(running.contains("service"), "{running}");
-        ns.run(&["exec", "service", "--", "/agnhost", "connect", "--timeout=2s", "service:80"])
+        ensure!(running.contains("server"), "{running}");
+        ns.run(&["exec", "server", "--", "/agnhost", "connect", "--timeout=2s", "front:80"])
     })?;
     eventually("a pod that is never restarted has failed", Duration::from_secs(60), || {
         let (phase, reason) = (ns.field("pod/task", ".status.phase")?, ns.field("pod/task", ".status.reason")?);
