@@ -113,6 +113,7 @@ lint-chart: ## Check the Helm chart, and the examples of the documentation, agai
 	done
 	$(CHECK)/kubeconform -strict -summary -schema-location '$(CHECK)/schemas/{{.ResourceKind}}{{.KindSuffix}}.json' \
 		$(CHECK)/chart $(CHECK)/examples e2e/examples
+	NESTLING_RENDERED=$(CHECK)/chart $(CARGO) test $(CARGO_FLAGS) --quiet --workspace --test chart -- --ignored
 
 .PHONY: book
 book: ## Build the documentation into target/book (mdbook)

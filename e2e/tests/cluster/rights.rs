@@ -1,4 +1,4 @@
-//! What the node agent may do on the host.
+//! What the node agent and the operator may do on the host.
 
 use anyhow::{Result, ensure};
 use nestling_e2e::suite::{Kubectl, shared};
@@ -97,4 +97,47 @@ fn an_agent_cannot_write_for_another_node() -> Result<()> {
     let other = attempt("node-2")?;
     ensure!(!other.status.success() && other.stderr.contains("ValidatingAdmissionPolicy"), "{other:?}");
     attempt("node-1")?.ok("an object for its own node").map(drop)
+}
+
+const OPERATOR: &str = "--as=system:serviceaccount:nestling-system:nestling-operator";
+
+/// Something that the operator's service account tries; nothing is stored.
+fn operator_tries(namespace: &str, args: &[&str], manifest: &str) -> Result<nestling_e2e::suite::Finished> {
+    let args = [args, &["--dry-run=server", OPERATOR]].concat();
+    let mut command = Kubectl::host().in_namespace(namespace).command(&args);
+    nestling_e2e::suite::run(&mut command, Some(manifest), std::time::Duration::from_secs(30))
+}
+
+fn refused(namespace: &str, args: &[&str], manifest: &str, reason: &str) -> Result<()> {
+    let attempt = operator_tries(namespace, args, manifest)?;
+    ensure!(!attempt.status.success() && attempt.stderr.contains(reason), "should be refused in {namespace}: {reason}\n{attempt:?}");
+    Ok(())
+}
+
+/// A Deployment as the operator labels them.
+fn deployment(account: &str) -> String {
+    let pod = format!("serviceAccountName: {account}, automountServiceAccountToken: false");
+    let container = "{name: c, image: i, securityContext: {allowPrivilegeEscalation: false}}";
+    let labels = "nestling.dev/tenant: x, nestling.dev/cluster: dev, app.kubernetes.io/managed-by: nestling-operator";
+    format!(
+        "{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: forged, labels: {{{labels}}}}}, spec: {{selector: {{matchLabels: {{a: b}}}}, template: {{metadata: {{labels: {{a: b}}}}, spec: {{{pod}, containers: [{container}]}}}}}}}}"
+    )
+}
+
+/// The operator is not the administrator of the host: what it may not write is refused, with the reason. Its policies are tried one by
+/// one on a kube-apiserver without nodes (`control_plane_smoke`); here they are in force in an installed chart.
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn the_operator_writes_for_tenants_only() -> Result<()> {
+    let tenant = shared()?;
+    let namespace = tenant.host().name();
+    let create = ["create", "-f", "-"];
+    operator_tries(namespace, &create, &deployment("default"))?.ok("a Deployment beside a VirtualCluster")?;
+    refused("kube-system", &create, &deployment("default"), "may not write in namespace kube-system")?;
+    refused(namespace, &create, &deployment("foreign"), "may not use service account foreign")?;
+    let foreign = "{apiVersion: v1, kind: ConfigMap, metadata: {name: forged}}";
+    refused(namespace, &create, foreign, "only objects with the label nestling.dev/tenant")?;
+    let cluster = format!("virtualcluster/{}", tenant.name());
+    let patch = ["patch", &cluster, "--type=merge", "-p", r#"{"spec": {"isolation": {"podSecurity": "privileged"}}}"#];
+    refused(namespace, &patch, "", "may not create, change or delete VirtualClusters")
 }

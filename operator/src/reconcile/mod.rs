@@ -97,7 +97,7 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
 
 async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     cleanup::ensure_finalizer(subject, ctx).await?;
-    refuse_workload_namespace(&subject.id, ctx)?;
+    refuse_namespace(&subject.id, ctx)?;
     let reads = Box::pin(dereference::dereference(subject, ctx)).await?;
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
@@ -113,14 +113,24 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
 }
 
-/// Agents may create pods in workload namespaces, and so mount what is in them: no control plane belongs there.
-fn refuse_workload_namespace(id: &Identity, ctx: &Context) -> Result<(), Error> {
+/// Namespaces that the system itself uses, beside that of the installation: the operator may not write there.
+const SYSTEM_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// No control plane belongs in a workload namespace: agents may create pods there, and so mount what is in it. Nor in those of
+/// Kubernetes and of the installation, whose Secrets are not for the owners of a cluster; the host refuses the operator's
+/// writes to them.
+fn refuse_namespace(id: &Identity, ctx: &Context) -> Result<(), Error> {
     let live = ctx.stores.namespaces.get(&ObjectRef::new(&id.namespace));
     let is_workload = live.is_some_and(|live| live.labels().get(labels::COMPONENT).is_some_and(|value| value == component::WORKLOAD));
-    if !is_workload {
+    let message = if is_workload {
+        "is the workload namespace of another cluster: create the VirtualCluster in a namespace of your own"
+    } else if SYSTEM_NAMESPACES.contains(&id.namespace.as_str()) {
+        "belongs to Kubernetes: create the VirtualCluster in a namespace of your own"
+    } else if id.namespace == ctx.config.namespace {
+        "is the namespace of the installation: create the VirtualCluster in a namespace of your own"
+    } else {
         return Ok(());
-    }
-    let message = "is the workload namespace of another cluster: create the VirtualCluster in a namespace of your own";
+    };
     Err(Error::Invalid(vec![Invalid { field: "metadata.namespace".into(), message: message.into() }]))
 }
 

@@ -475,3 +475,19 @@ async fn a_cluster_in_the_workload_namespace_of_another_is_refused() {
     assert!(nestling_runtime::error::chain(&refused).contains("metadata.namespace is the workload namespace of another cluster"));
     assert!(world.api.get::<Service>("team", "dev-apiserver").is_none());
 }
+
+#[tokio::test]
+async fn a_cluster_in_a_namespace_of_the_system_is_refused() {
+    for (namespace, reason) in [("kube-system", "belongs to Kubernetes"), ("nestling-system", "is the namespace of the installation")] {
+        let mut world = World::new(&json!({}));
+        world.api.remove::<VirtualCluster>("team", "dev");
+        let object = json!({"metadata": {"namespace": namespace, "name": "dev", "generation": 1}, "spec": {}});
+        world.api.put(&serde_json::from_value::<VirtualCluster>(object).unwrap());
+        mirror(&world.api, &mut world.writers);
+        let cluster = world.ctx.stores.clusters.get(&ObjectRef::new("dev").within(namespace)).unwrap();
+        let refused = reconcile(cluster, world.ctx.clone()).await.unwrap_err();
+        let message = nestling_runtime::error::chain(&refused);
+        assert!(message.contains(&format!("metadata.namespace {reason}")), "{message}");
+        assert!(world.api.get::<Service>(namespace, "dev-apiserver").is_none());
+    }
+}

@@ -1,12 +1,14 @@
 //! Starts real etcd, kube-apiserver, kube-controller-manager and kube-scheduler exactly as the operator builds them, with
-//! its certificates, flags and configuration files, on this machine. Not run by default, because it needs the binaries and
-//! the ports 2379–2381, 6443, 10257 and 10259:
+//! its certificates, flags and configuration files, on this machine. That control plane is then the host of an operator with
+//! the chart's rights. Not run by default, because it needs the binaries (with kubectl and helm) and the ports 2379–2381, 6443,
+//! 10257 and 10259:
 //!
 //! ```sh
 //! NESTLING_BIN_DIR=<folder> cargo test -p nestling-operator --test control_plane_smoke -- --ignored --nocapture
 //! ```
 
 mod kubelet;
+mod rights;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -26,6 +28,7 @@ use nestling_operator::smoke::{
     self, Dereferenced, Endpoint, Pki, PkiPolicy, PkiSecrets, Running, ValidatedCluster, containers, installation,
 };
 use nestling_runtime::testing::contract;
+use rights::Host;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::json;
@@ -76,8 +79,8 @@ async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &Pki, membe
     let _etcd = kubelet.start(&member, pod, containers::ETCD)?;
     let _apiserver = kubelet.start(&member, pod, containers::API_SERVER)?;
 
-    let admin = smoke::super_admin(&pki.secrets.ca, Timestamp::now())?;
-    let admin = client(kubelet.pod_ip, &pki.ca_bundle, Some((&admin.certificate, &admin.key)))?;
+    let identity = smoke::super_admin(&pki.secrets.ca, Timestamp::now())?;
+    let admin = client(kubelet.pod_ip, &pki.ca_bundle, Some((&identity.certificate, &identity.key)))?;
     eventually("kube-apiserver is ready", || async { ok(&admin, "/readyz").await }).await?;
     eprintln!("etcd and kube-apiserver ready after {:.1} s", began.elapsed().as_secs_f32());
 
@@ -92,7 +95,21 @@ async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &Pki, membe
     contract::check(&admin).await.context("the API does not behave as the tests' ApiServer")?;
     secrets_are_encrypted(kubelet, &admin).await?;
     a_nodes_certificate_is_a_node(kubelet.pod_ip, pki).await?;
-    room_is_made_in_a_full_etcd(kubelet.pod_ip, &admin, cluster, pki).await
+    room_is_made_in_a_full_etcd(kubelet.pod_ip, &admin, cluster, pki).await?;
+    eprintln!("rights of the operator, after {:.1} s", began.elapsed().as_secs_f32());
+    the_chart_fences_the_operator(kubelet, pki, (&identity.certificate, &identity.key)).await
+}
+
+async fn the_chart_fences_the_operator(kubelet: &Kubelet<'_>, pki: &Pki, (certificate, key): (&str, &str)) -> Result<()> {
+    let server = format!("https://{}:6443", kubelet.pod_ip);
+    let (ca, certificate, key) = (base64(&pki.ca_bundle), base64(certificate), base64(key));
+    let kubeconfig = |name: &str, user: Option<&str>| {
+        let path = kubelet.root.join(name);
+        Host::kubeconfig(&path, &server, &ca, &certificate, &key, user).map(|()| path)
+    };
+    let operator = kubeconfig("operator.kubeconfig", Some(rights::OPERATOR))?;
+    let host = Host { binaries: &kubelet.binaries, kubeconfig: kubeconfig("admin.kubeconfig", None)?, root: kubelet.root };
+    rights::check(&host, &operator).await
 }
 
 async fn nobody_gets_in_without_credentials(address: IpAddr, ca: &str) -> Result<()> {

@@ -1,0 +1,266 @@
+//! The chart's rights on a real kube-apiserver, which is the host here. The operator runs as its service account and builds
+//! clusters, so nothing that it writes is refused; and what its policies name is refused to that account, with the reason.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const OPERATOR: &str = "system:serviceaccount:nestling-system:nestling-operator";
+
+/// A host cluster without nodes.
+pub(crate) struct Host<'a> {
+    pub binaries: &'a Path,
+    /// Kubeconfig of its administrator.
+    pub kubeconfig: PathBuf,
+    /// For logs.
+    pub root: &'a Path,
+}
+
+impl Host<'_> {
+    /// Writes a kubeconfig for an identity, which acts as another user if one is named. Values are in base64.
+    pub(crate) fn kubeconfig(path: &Path, server: &str, ca: &str, certificate: &str, key: &str, user: Option<&str>) -> Result<()> {
+        let user = json!({"client-certificate-data": certificate, "client-key-data": key, "as": user});
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "host",
+            "clusters": [{"name": "host", "cluster": {"server": server, "certificate-authority-data": ca}}],
+            "users": [{"name": "host", "user": user}],
+            "contexts": [{"name": "host", "context": {"cluster": "host", "user": "host"}}],
+        });
+        std::fs::write(path, config.to_string()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    async fn output(&self, program: &str, args: &[&str], input: &str) -> Result<Output> {
+        let mut command = Command::new(self.binaries.join(program));
+        command.args(args).env("KUBECONFIG", &self.kubeconfig).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+        child.stdin.take().context("no standard input")?.write_all(input.as_bytes()).await?;
+        Ok(tokio::time::timeout(DEADLINE, child.wait_with_output()).await.with_context(|| format!("{program} {args:?} hangs"))??)
+    }
+
+    async fn run(&self, program: &str, args: &[&str], input: &str) -> Result<String> {
+        let output = self.output(program, args, input).await?;
+        ensure!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.run("kubectl", args, "").await
+    }
+
+    async fn apply(&self, manifests: &str) -> Result<()> {
+        self.run("kubectl", &["apply", "--server-side", "-f", "-"], manifests).await.map(drop)
+    }
+
+    /// The operator may not do this, for this reason.
+    async fn refused(&self, args: &[&str], input: &str, reason: &str) -> Result<()> {
+        let acting = format!("--as={OPERATOR}");
+        let output = self.output("kubectl", &[args, &["--dry-run=server", &acting]].concat(), input).await?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && error.contains(reason), "kubectl {args:?} should be refused: {reason}\n{error}\n{input}");
+        Ok(())
+    }
+
+    async fn creation_refused(&self, manifest: &str, reason: &str) -> Result<()> {
+        self.refused(&["create", "-f", "-"], manifest, reason).await
+    }
+
+    /// Starts the operator as its service account. It ends with the handle.
+    fn operator(&self, kubeconfig: &Path) -> Result<Child> {
+        let log = std::fs::File::create(self.root.join("operator.log"))?;
+        Command::new(env!("CARGO_BIN_EXE_nestling-operator"))
+            .args(["--identity=smoke", "--control-address=127.0.0.1:0", "--admin-address=127.0.0.1:0"])
+            .env("KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("cannot start the operator")
+    }
+}
+
+/// `operator`: kubeconfig of an administrator acting as the operator's service account.
+pub(crate) async fn check(host: &Host<'_>, operator: &Path) -> Result<()> {
+    install(host).await.context("install the chart")?;
+    let _operator = host.operator(operator)?;
+    clusters_are_built(host).await.context("the operator builds clusters with its rights")?;
+    foreign_objects_are_refused(host).await.context("objects of others")?;
+    pods_with_rights_are_refused(host).await.context("pods")?;
+    bindings_are_refused(host).await.context("role bindings")?;
+    namespaces_and_clusters_are_refused(host).await.context("namespaces and VirtualClusters")?;
+    clusters_are_removed(host).await.context("the operator removes clusters with its rights")
+}
+
+async fn install(host: &Host<'_>) -> Result<()> {
+    let chart = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/nestling"));
+    host.kubectl(&["create", "namespace", "nestling-system"]).await?;
+    let chart = chart.to_string_lossy();
+    let manifests = host.run("helm", &["template", "nestling", &chart, "--namespace=nestling-system", "--include-crds"], "").await?;
+    host.apply(&manifests).await?;
+    host.kubectl(&["wait", "crd/virtualclusters.nestling.dev", "--for=condition=Established", "--timeout=30s"]).await?;
+    // An apiserver takes a moment before it enforces a new policy.
+    let probe = "{apiVersion: v1, kind: ConfigMap, metadata: {name: probe, namespace: kube-system, labels: {nestling.dev/tenant: x}}}";
+    eventually("the policies are in force", || async { host.creation_refused(probe, "which belongs to Kubernetes").await }).await?;
+    Ok(())
+}
+
+const CLUSTERS: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: team-a}}
+---
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: builder, namespace: team-a}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: of-a-user, namespace: team-a}}
+---
+{apiVersion: nestling.dev/v1alpha1, kind: VirtualCluster, metadata: {name: stacked, namespace: team-a},
+ spec: {etcd: {storage: {medium: Memory}}, isolation: {quota: {pods: '10'}}}}
+---
+{apiVersion: nestling.dev/v1alpha1, kind: VirtualCluster, metadata: {name: external, namespace: team-a},
+ spec: {topology: External, deletionPolicy: Retain}}
+";
+
+async fn clusters_are_built(host: &Host<'_>) -> Result<()> {
+    host.apply(CLUSTERS).await?;
+    for cluster in ["stacked", "external"] {
+        let workload = || async {
+            host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", "jsonpath={.status.workloadNamespace}"]).await
+        };
+        eventually(&format!("cluster {cluster} is built"), || async {
+            host.kubectl(&["get", "deployment", &format!("{cluster}-controllers"), "-n", "team-a"]).await?;
+            let workload = workload().await?;
+            host.kubectl(&["get", "rolebinding/nestling-agent", "networkpolicy/nestling", "-n", &workload]).await?;
+            let degraded = "jsonpath={.status.conditions[?(@.type==\"Degraded\")].status}";
+            let degraded = host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", degraded]).await?;
+            ensure!(degraded != "True", "{}", host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", "yaml"]).await?);
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn clusters_are_removed(host: &Host<'_>) -> Result<()> {
+    host.kubectl(&["delete", "virtualclusters", "--all", "-n", "team-a", "--timeout=50s"]).await?;
+    host.kubectl(&["get", "secret", "external-ca", "-n", "team-a"]).await.context("the keys of a retained cluster stay").map(drop)
+}
+
+/// An object of the operator's making, as far as its labels say.
+fn labelled(kind: &str, namespace: &str, rest: &str) -> String {
+    let labels = "nestling.dev/tenant: x, nestling.dev/cluster: stacked, app.kubernetes.io/managed-by: nestling-operator";
+    format!("{{{kind}, metadata: {{name: forged, namespace: {namespace}, labels: {{{labels}}}}}{rest}}}")
+}
+
+const CONFIG_MAP: &str = "apiVersion: v1, kind: ConfigMap";
+
+async fn foreign_objects_are_refused(host: &Host<'_>) -> Result<()> {
+    let system = labelled(CONFIG_MAP, "kube-system", "");
+    host.creation_refused(&system, "may not write in namespace kube-system, which belongs to Kubernetes").await?;
+    let installation = labelled("apiVersion: v1, kind: Secret", "nestling-system", "");
+    host.creation_refused(&installation, "may write only its Lease and the installation's authorities").await?;
+    let unlabelled = format!("{{{CONFIG_MAP}, metadata: {{name: forged, namespace: team-a}}}}");
+    host.creation_refused(&unlabelled, "only objects with the label nestling.dev/tenant").await?;
+    let seize = [
+        "patch",
+        "configmap",
+        "of-a-user",
+        "-n",
+        "team-a",
+        "--type=merge",
+        "-p",
+        r#"{"metadata": {"labels": {"nestling.dev/tenant": "x"}}}"#,
+    ];
+    host.refused(&seize, "", "the object belongs to no tenant").await?;
+    let token = labelled("apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token", "team-a", "");
+    let token = token.replace("name: forged,", "name: forged, annotations: {kubernetes.io/service-account.name: builder},");
+    host.creation_refused(&token, "must not be of type kubernetes.io/service-account-token").await?;
+    let addresses = labelled("apiVersion: v1, kind: Service", "team-a", ", spec: {ports: [{port: 80}], externalIPs: [192.0.2.1]}");
+    host.creation_refused(&addresses, "must not claim external addresses").await
+}
+
+/// A Deployment with these fields in its pods' spec and in its container.
+fn deployment(pod: &str, container: &str) -> String {
+    let labels = "{app: forged}";
+    let container = format!("{{name: c, image: i, {container}}}");
+    let template = format!("{{metadata: {{labels: {labels}}}, spec: {{{pod}, containers: [{container}]}}}}");
+    let spec = format!(", spec: {{selector: {{matchLabels: {labels}}}, template: {template}}}");
+    labelled("apiVersion: apps/v1, kind: Deployment", "team-a", &spec)
+}
+
+async fn pods_with_rights_are_refused(host: &Host<'_>) -> Result<()> {
+    const CONFINED: &str = "securityContext: {allowPrivilegeEscalation: false}";
+    const NO_TOKEN: &str = "automountServiceAccountToken: false";
+    let acting = format!("--as={OPERATOR}");
+    host.run("kubectl", &["create", "--dry-run=server", "-f", "-", &acting], &deployment(NO_TOKEN, CONFINED)).await?;
+    let token = |audience: &str| {
+        format!("{NO_TOKEN}, volumes: [{{name: v, projected: {{sources: [{{serviceAccountToken: {{path: t{audience}}}}}]}}}}]")
+    };
+    let cases = [
+        (format!("{NO_TOKEN}, serviceAccountName: builder"), CONFINED, "may not use service account builder"),
+        ("automountServiceAccountToken: true".to_owned(), CONFINED, "automountServiceAccountToken must be false"),
+        (token(""), CONFINED, "tokens of audience nestling-control only"),
+        (token(", audience: https://kubernetes.default.svc"), CONFINED, "tokens of audience nestling-control only"),
+        (format!("{NO_TOKEN}, volumes: [{{name: v, hostPath: {{path: /}}}}]"), CONFINED, "(no hostPath)"),
+        (format!("{NO_TOKEN}, hostNetwork: true"), CONFINED, "host's network, process or IPC namespace"),
+        (format!("{NO_TOKEN}, hostPID: true"), CONFINED, "host's network, process or IPC namespace"),
+        (NO_TOKEN.to_owned(), "securityContext: {privileged: true}", "may not be privileged"),
+        (NO_TOKEN.to_owned(), "tty: false", "may not be privileged, escalate privileges"),
+        (
+            NO_TOKEN.to_owned(),
+            "ports: [{containerPort: 80, hostPort: 80}], securityContext: {allowPrivilegeEscalation: false}",
+            "ports on nodes",
+        ),
+    ];
+    for (pod, container, reason) in cases {
+        host.creation_refused(&deployment(&pod, container), reason).await?;
+    }
+    let init = deployment(&format!("{NO_TOKEN}, initContainers: [{{name: i, image: i, securityContext: {{privileged: true}}}}]"), CONFINED);
+    host.creation_refused(&init, "may not be privileged").await
+}
+
+fn binding(namespace: &str, role: &str, account: &str) -> String {
+    let role = format!("roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {role}}}");
+    let subjects = format!("subjects: [{{kind: ServiceAccount, name: {account}, namespace: nestling-system}}]");
+    labelled("apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding", namespace, &format!(", {role}, {subjects}"))
+}
+
+async fn bindings_are_refused(host: &Host<'_>) -> Result<()> {
+    let path = "jsonpath={.status.workloadNamespace}";
+    let workload = host.kubectl(&["get", "virtualcluster", "stacked", "-n", "team-a", "-o", path]).await?;
+    // By RBAC itself.
+    host.creation_refused(&binding(&workload, "cluster-admin", "nestling-agent"), "attempting to grant RBAC permissions").await?;
+    host.creation_refused(&binding(&workload, "nestling-agent-workload", "other"), "to the service account of the node agents").await?;
+    host.creation_refused(&binding("team-a", "nestling-agent-workload", "nestling-agent"), "in workload namespaces only").await
+}
+
+async fn namespaces_and_clusters_are_refused(host: &Host<'_>) -> Result<()> {
+    host.creation_refused("{apiVersion: v1, kind: Namespace, metadata: {name: forged}}", "only namespaces with the labels").await?;
+    let labels = r#"{"metadata": {"labels": {"nestling.dev/tenant": "x", "nestling.dev/component": "workload"}}}"#;
+    host.refused(&["patch", "namespace", "team-a", "--type=merge", "-p", labels], "", "no tenant's workload namespace").await?;
+    host.refused(&["delete", "namespace", "team-a"], "", "no tenant's workload namespace").await?;
+    let cluster = |patch| ["patch", "virtualcluster", "stacked", "-n", "team-a", "--type=merge", "-p", patch];
+    host.refused(
+        &cluster(r#"{"spec": {"isolation": {"podSecurity": "privileged"}}}"#),
+        "",
+        "may not create, change or delete VirtualClusters",
+    )
+    .await?;
+    host.refused(&cluster(r#"{"metadata": {"finalizers": ["nestling.dev/cleanup", "example.com/other"]}}"#), "", "only its own finalizer")
+        .await
+}
+
+/// Tries until it works, or says what failed last.
+async fn eventually<F: Future<Output = Result<()>>>(what: &str, check: impl Fn() -> F) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match check().await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error.context(format!("not within {DEADLINE:?}: {what}"))),
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
