@@ -11,6 +11,7 @@ use crate::control::snapshot::{self, TenantSnapshot};
 use crate::events::Events;
 use crate::host::client::WriteGuard;
 use crate::host::queue::ReconcileQueue;
+use crate::host::secrets::{self, SecretLinks};
 use crate::host::{Stores, watches};
 use crate::metrics::{CallMetrics, ReconcileMetrics};
 use crate::state::{Context, State};
@@ -44,8 +45,17 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
     let mut tasks = JoinSet::new();
     let (queue, changed) = (ReconcileQueue::default(), Arc::new(Notify::new()));
     let (stores, writers) = Stores::new();
-    let links = watches::Links { queue: queue.clone(), changed: changed.clone(), readiness: readiness.clone(), shutdown: shutdown.clone() };
-    watches::start(open.clone(), &stores, writers, links, &mut tasks);
+    let granted = Arc::new(Notify::new());
+    let links = watches::Links {
+        queue: queue.clone(),
+        changed: changed.clone(),
+        granted: granted.clone(),
+        readiness: readiness.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let secret_writer = watches::start(open.clone(), &stores, writers, links, &mut tasks);
+    let links = SecretLinks { queue: queue.clone(), changed: changed.clone(), granted };
+    tasks.spawn(secrets::maintain(open.clone(), stores.clone(), secret_writer, links, shutdown.clone()));
     let listener = ControlListener::bind(config.control_address, config.control_host(), installation.clone()).await?;
     match shutdown.run_until_cancelled(stores.filled()).await {
         None => return Ok(()),

@@ -63,6 +63,8 @@ pub(crate) struct ClusterState {
     pub(crate) addons: Option<(u64, Instant)>,
     /// A member of its etcd has raised alarm `NOSPACE`.
     pub(crate) no_space: Option<NoSpace>,
+    /// UID of the `RoleBinding` that gives the operator its rights in the cluster's namespace, once they are in force.
+    pub(crate) access: Option<String>,
     connection: Option<Connection>,
     secrets: HashMap<String, Arc<Secret>>,
 }

@@ -1,16 +1,21 @@
 //! What the node agent and the operator may do on the host.
 
 use anyhow::{Result, ensure};
-use nestling_e2e::suite::{Kubectl, shared};
+use nestling_e2e::suite::{Kubectl, Namespace, eventually, shared};
 use serde_json::Value;
+use std::time::Duration;
 
 const AGENT: &str = "--as=system:serviceaccount:nestling-system:nestling-agent";
 
 fn may(verb: &str, resource: &str, extra: &[&str]) -> Result<bool> {
+    may_as(AGENT, verb, resource, extra)
+}
+
+fn may_as(user: &str, verb: &str, resource: &str, extra: &[&str]) -> Result<bool> {
     // kubectl reads `nodes/proxy` as the node named proxy.
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
     let subresource = format!("--subresource={subresource}");
-    let answer = Kubectl::host().output(&[&["auth", "can-i", verb, resource, &subresource, AGENT], extra].concat())?;
+    let answer = Kubectl::host().output(&[&["auth", "can-i", verb, resource, &subresource, user], extra].concat())?;
     Ok(answer.stdout.trim() == "yes")
 }
 
@@ -92,7 +97,7 @@ fn an_agent_cannot_write_for_another_node() -> Result<()> {
     };
     let attempt = |node: &str| {
         let args = ["create", "--dry-run=server", "-f", "-", AGENT, "--as-user-extra=authentication.kubernetes.io/node-name=node-1"];
-        nestling_e2e::suite::run(&mut workload.command(&args), Some(&pod(node)), std::time::Duration::from_secs(30))
+        nestling_e2e::suite::run(&mut workload.command(&args), Some(&pod(node)), Duration::from_secs(30))
     };
     let other = attempt("node-2")?;
     ensure!(!other.status.success() && other.stderr.contains("ValidatingAdmissionPolicy"), "{other:?}");
@@ -105,7 +110,7 @@ const OPERATOR: &str = "--as=system:serviceaccount:nestling-system:nestling-oper
 fn operator_tries(namespace: &str, args: &[&str], manifest: &str) -> Result<nestling_e2e::suite::Finished> {
     let args = [args, &["--dry-run=server", OPERATOR]].concat();
     let mut command = Kubectl::host().in_namespace(namespace).command(&args);
-    nestling_e2e::suite::run(&mut command, Some(manifest), std::time::Duration::from_secs(30))
+    nestling_e2e::suite::run(&mut command, Some(manifest), Duration::from_secs(30))
 }
 
 fn refused(namespace: &str, args: &[&str], manifest: &str, reason: &str) -> Result<()> {
@@ -124,6 +129,16 @@ fn deployment(account: &str) -> String {
     )
 }
 
+/// With it, the operator would have its rights in a namespace.
+fn binding(namespace: &str) -> String {
+    let labels = "nestling.dev/tenant: x, nestling.dev/cluster: dev, app.kubernetes.io/managed-by: nestling-operator";
+    let role = "{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: nestling-operator-cluster}";
+    let subject = "{kind: ServiceAccount, name: nestling-operator, namespace: nestling-system}";
+    format!(
+        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: forged, namespace: {namespace}, labels: {{{labels}}}}}, roleRef: {role}, subjects: [{subject}]}}"
+    )
+}
+
 /// The operator is not the administrator of the host: what it may not write is refused, with the reason. Its policies are tried one by
 /// one on a kube-apiserver without nodes (`control_plane_smoke`); here they are in force in an installed chart.
 #[test]
@@ -133,11 +148,48 @@ fn the_operator_writes_for_tenants_only() -> Result<()> {
     let namespace = tenant.host().name();
     let create = ["create", "-f", "-"];
     operator_tries(namespace, &create, &deployment("default"))?.ok("a Deployment beside a VirtualCluster")?;
-    refused("kube-system", &create, &deployment("default"), "may not write in namespace kube-system")?;
+    refused("kube-system", &create, &deployment("default"), "cannot create resource \"deployments\"")?;
+    // Without the label by which one policy selects it, so that the other alone judges it.
+    let unlabelled = binding("kube-system").replace("app.kubernetes.io/managed-by: nestling-operator", "a: b");
+    refused("kube-system", &create, &unlabelled, "may not write in namespace kube-system")?;
+    refused("default", &create, &binding("default"), "namespace-needs-a-virtualcluster")?;
     refused(namespace, &create, &deployment("foreign"), "may not use service account foreign")?;
     let foreign = "{apiVersion: v1, kind: ConfigMap, metadata: {name: forged}}";
     refused(namespace, &create, foreign, "only objects with the label nestling.dev/tenant")?;
     let cluster = format!("virtualcluster/{}", tenant.name());
     let patch = ["patch", &cluster, "--type=merge", "-p", r#"{"spec": {"isolation": {"podSecurity": "privileged"}}}"#];
     refused(namespace, &patch, "", "may not create, change or delete VirtualClusters")
+}
+
+/// The rights come with a VirtualCluster and go with the last one of its namespace.
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn the_operator_reads_secrets_beside_virtualclusters_only() -> Result<()> {
+    let tenant = shared()?;
+    ensure!(may_as(OPERATOR, "get", "secrets", &["-n", tenant.host().name()])?, "the operator may not read its own Secrets");
+    for namespace in ["default", "kube-system", &tenant.workload_namespace()?] {
+        for verb in ["get", "list", "watch", "create"] {
+            ensure!(!may_as(OPERATOR, verb, "secrets", &["-n", namespace])?, "the operator may {verb} Secrets in {namespace}");
+        }
+    }
+    let short_lived = Namespace::create(&Kubectl::host(), "rights")?;
+    let manifest = nestling_e2e::suite::manifest("gone", "{etcd: {storage: {medium: Memory}}}");
+    short_lived.apply(&manifest)?;
+    let may_read = || may_as(OPERATOR, "get", "secrets", &["-n", short_lived.name()]);
+    eventually("the operator gets its rights", Duration::from_secs(30), || {
+        ensure!(may_read()?);
+        Ok(())
+    })?;
+    // The right is revoked by hand: the operator takes it again.
+    short_lived.run(&["delete", "rolebinding", "gone-operator"])?;
+    eventually("the operator gets its rights again", Duration::from_secs(30), || {
+        ensure!(may_read()?);
+        Ok(())
+    })?;
+    // As Argo CD and others delete.
+    short_lived.run(&["delete", "virtualcluster", "gone", "--cascade=foreground", "--timeout=110s"])?;
+    eventually("the rights are gone", Duration::from_secs(30), || {
+        ensure!(!may_read()?);
+        Ok(())
+    })
 }

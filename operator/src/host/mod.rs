@@ -1,10 +1,11 @@
 //! The host cluster: cached reads, clients, and the queue of clusters that its changes make due.
 //!
-//! [`watches`] fills the [`Stores`], one watch per kind, label-scoped and trimmed, on every replica. Reconciles and the
-//! control API read the same stores. [`client`] makes clients that write only while the lease is held.
+//! [`watches`] fills the [`Stores`], one watch per kind, label-scoped and trimmed, on every replica; [`secrets`] fills that of
+//! Secrets, with one watch per namespace. Reconciles and the control API read the same stores. [`client`] makes clients that write only while the lease is held.
 
 pub(crate) mod client;
 pub(crate) mod queue;
+pub(crate) mod secrets;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod watches;
@@ -75,6 +76,9 @@ stores! {
     quotas: PartialObjectMeta<ResourceQuota>,
     namespaces: PartialObjectMeta<Namespace>,
 }
+
+/// Fills the store of Secrets.
+pub(crate) type SecretWriter = Writer<PartialObjectMeta<Secret>>;
 
 impl Stores {
     /// The cluster of this UID, if it exists.

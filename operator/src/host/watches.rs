@@ -1,9 +1,11 @@
 //! The watches that fill the [`Stores`]: what each of them keeps of an object, and which clusters its changes make due.
 
 use super::queue::ReconcileQueue;
-use super::{Cluster, Stores, Writers};
+use super::{Cluster, SecretWriter, Stores, Writers};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodTemplateSpec};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup as _, ObjectRef};
 use kube::runtime::watcher::{Config, Event};
@@ -26,14 +28,17 @@ pub(crate) struct Links {
     pub(crate) queue: ReconcileQueue,
     /// Notified of every change that may concern node agents.
     pub(crate) changed: Arc<Notify>,
+    /// Notified of every change of the operator's own rights ([`super::secrets`]).
+    pub(crate) granted: Arc<Notify>,
     /// Not ready before the first list of every kind.
     pub(crate) readiness: Readiness,
     /// Ends all watches.
     pub(crate) shutdown: CancellationToken,
 }
 
-/// Starts all watches in `tasks`.
-pub(crate) fn start(client: Client, stores: &Stores, writers: Writers, links: Links, tasks: &mut JoinSet<()>) {
+/// Starts the watches in `tasks`: all but those of Secrets.
+/// Returns what is to fill the store of Secrets ([`super::secrets`]).
+pub(crate) fn start(client: Client, stores: &Stores, writers: Writers, links: Links, tasks: &mut JoinSet<()>) -> SecretWriter {
     let mut watches = Watches { client, stores, links, tasks };
     let control_plane = format!("{} in (control-plane, etcd, apiserver, controllers)", labels::COMPONENT);
     let owned = Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
@@ -45,14 +50,18 @@ pub(crate) fn start(client: Client, stores: &Stores, writers: Writers, links: Li
     watches.children("StatefulSets", owned.clone(), trim_stateful_set, writers.stateful_sets);
     watches.children("Deployments", owned.clone(), trim_deployment, writers.deployments);
     watches.children("PersistentVolumeClaims", owned.clone(), trim, writers.claims);
-    watches.children("Secrets", owned.clone(), trim, writers.secrets);
     watches.children("ConfigMaps", owned.clone(), trim, writers.config_maps);
     watches.children("ServiceAccounts", owned.clone(), trim, writers.service_accounts);
     watches.children("PodDisruptionBudgets", owned.clone(), trim, writers.disruption_budgets);
     watches.children("NetworkPolicies", owned.clone(), trim, writers.network_policies);
-    watches.children("RoleBindings", owned.clone(), trim, writers.role_bindings);
+    watches.role_bindings(owned.clone(), writers.role_bindings);
     watches.children("ResourceQuotas", owned.clone(), trim, writers.quotas);
     watches.children("namespaces", owned, trim, writers.namespaces);
+    let mut secrets = writers.secrets;
+    // Nothing waits for Secrets.
+    secrets.apply_watcher_event(&Event::Init);
+    secrets.apply_watcher_event(&Event::InitDone);
+    secrets
 }
 
 /// A change of a store, after it was made.
@@ -110,13 +119,27 @@ impl Watches<'_> {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
+        let act = self.due();
+        self.keep(what, config, trim, writer, act);
+    }
+
+    fn due<K: Resource>(&self) -> impl FnMut(Change<K>) + Send + 'static {
         let (stores, Links { queue, changed, .. }) = (self.stores.clone(), self.links.clone());
-        self.keep(what, config, trim, writer, move |change| {
+        move |change| {
             match change {
                 Change::Applied(object) | Change::Deleted(object) => queue.extend(stores.owner(&object)),
                 Change::Listed => queue.extend(stores.clusters.state().iter().map(|cluster| cluster.to_object_ref(()))),
             }
             changed.notify_one();
+        }
+    }
+
+    /// With them, the operator's rights to read Secrets come and go.
+    fn role_bindings(&mut self, config: Config, writer: Writer<PartialObjectMeta<RoleBinding>>) {
+        let (granted, mut act) = (self.links.granted.clone(), self.due());
+        self.keep("RoleBindings", config, trim, writer, move |change| {
+            act(change);
+            granted.notify_one();
         });
     }
 
@@ -203,7 +226,7 @@ fn trim_deployment(deployment: &mut Deployment) {
 mod tests {
     use super::*;
     use futures::StreamExt as _;
-    use k8s_openapi::api::core::v1::Secret;
+    use k8s_openapi::api::core::v1::ConfigMap;
     use nestling_crds::v1alpha1::VirtualCluster;
     use nestling_runtime::testing::{ApiServer, Fault};
     use serde_json::json;
@@ -218,17 +241,18 @@ mod tests {
         let api = ApiServer::new();
         let object = json!({"metadata": {"namespace": "team", "name": "dev", "generation": 1}, "spec": {}});
         let cluster: VirtualCluster = api.put(&serde_json::from_value(object).unwrap());
-        api.inject("list", "secrets", 1, Fault::Status(503));
+        api.inject("list", "configmaps", 1, Fault::Status(503));
         let (stores, writers) = Stores::new();
         let links = Links {
             queue: ReconcileQueue::default(),
             changed: Arc::default(),
+            granted: Arc::default(),
             readiness: Readiness::default(),
             shutdown: CancellationToken::new(),
         };
         let mut tasks = JoinSet::new();
-        start(api.client(), &stores, writers, links.clone(), &mut tasks);
-        // Each kind is listed, the Secrets at the second attempt.
+        let _secrets = start(api.client(), &stores, writers, links.clone(), &mut tasks);
+        // Each kind is listed, the ConfigMaps at the second attempt.
         assert!(timeout(DEADLINE, stores.filled()).await.unwrap());
         assert!(links.readiness.is_ready(), "{:?}", links.readiness.waiting_for());
         let mut due = pin!(links.queue.stream());
@@ -249,14 +273,15 @@ mod tests {
 
         let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": cluster.metadata.uid});
         let labels = json!({labels::MANAGED_BY: labels::OPERATOR});
-        let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca", "labels": labels, "ownerReferences": [owner]}});
-        api.put(&serde_json::from_value::<Secret>(secret).unwrap());
+        let map = json!({"metadata": {"namespace": "team", "name": "dev-config", "labels": labels, "ownerReferences": [owner]}});
+        api.put(&serde_json::from_value::<ConfigMap>(map).unwrap());
         assert_eq!(timeout(DEADLINE, due.next()).await.unwrap().map(|next| next.name), Some(dev.name.clone()));
         // An object that is not the operator's.
         let foreign = json!({"metadata": {"namespace": "team", "name": "other"}});
-        api.put(&serde_json::from_value::<Secret>(foreign).unwrap());
+        api.put(&serde_json::from_value::<ConfigMap>(foreign).unwrap());
         assert!(timeout(Duration::from_millis(200), due.next()).await.is_err());
-        assert!(stores.secrets.get(&ObjectRef::new("other").within("team")).is_none());
+        assert!(stores.config_maps.get(&ObjectRef::new("other").within("team")).is_none());
+        assert_eq!(api.count("list", "secrets"), 0, "Secrets are not watched everywhere");
 
         links.shutdown.cancel();
         timeout(DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.unwrap();

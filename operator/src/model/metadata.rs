@@ -3,6 +3,7 @@
 use crate::model::ValidatedCluster;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use nestling_crds::labels;
+use nestling_crds::names::TenantUid;
 use nestling_crds::v1alpha1::DeletionPolicy;
 use std::collections::BTreeMap;
 
@@ -50,7 +51,12 @@ pub(crate) fn in_workload_namespace(cluster: &ValidatedCluster, name: &str) -> O
 
 /// Labels of every object of a cluster.
 pub(crate) fn labels(cluster: &ValidatedCluster) -> BTreeMap<String, String> {
-    strings([(labels::TENANT, cluster.uid.as_str()), (labels::CLUSTER, cluster.name.as_str()), (labels::MANAGED_BY, labels::OPERATOR)])
+    labels_of(&cluster.uid, &cluster.name)
+}
+
+/// The same of a cluster of which no more is known.
+pub(crate) fn labels_of(uid: &TenantUid, name: &str) -> BTreeMap<String, String> {
+    strings([(labels::TENANT, uid.as_str()), (labels::CLUSTER, name), (labels::MANAGED_BY, labels::OPERATOR)])
 }
 
 /// What selects the pods of one part. Immutable in workloads, so the least that tells them apart.

@@ -66,6 +66,17 @@ pub(crate) fn cloud_controller(cluster: &str) -> String {
     format!("{cluster}-cloud-controller")
 }
 
+/// `RoleBinding` of the operator itself.
+pub(crate) fn operator(cluster: &str) -> String {
+    format!("{cluster}-operator")
+}
+
+/// `ClusterRole` that the chart installs for the operator; bound in namespaces of `VirtualClusters` only.
+pub(crate) const OPERATOR_CLUSTER_ROLE: &str = "nestling-operator-cluster";
+/// The same; bound in workload namespaces only.
+pub(crate) const OPERATOR_WORKLOAD_ROLE: &str = "nestling-operator-workload";
+/// In the workload namespace: `RoleBinding` of the operator.
+pub(crate) const OPERATOR: &str = "nestling-operator";
 /// In the workload namespace: `RoleBinding` of the node agents.
 pub(crate) const AGENT: &str = "nestling-agent";
 /// `ClusterRole` that the chart installs for [`AGENT`]; bound in workload namespaces only.

@@ -9,6 +9,7 @@ use crate::apply::{Applier, ApplyError, HostObject, Ownership, ownership};
 use crate::model::{Endpoint, ValidatedCluster, host_url, keys, names};
 use crate::pki::PkiPolicy;
 use crate::pki::{Pki, PkiSecrets};
+use crate::reconcile::access;
 use crate::reconcile::build;
 use crate::reconcile::build::{Applied, Prepared, Resources};
 use crate::reconcile::dereference::{DereferenceError, Dereferenced, pki_secrets};
@@ -55,6 +56,7 @@ async fn resources(
 ) -> Result<Resources<Applied>, ApplyError> {
     let Resources {
         workload_namespace,
+        workload_operator_binding,
         workload_role_binding,
         workload_network_policy,
         workload_quota,
@@ -86,19 +88,25 @@ async fn resources(
         retained::claims(claims, applier),
     )?;
 
-    let (members, apiserver, controllers) =
-        tokio::try_join!(applier.apply(members), only(apiserver, own, &controllers_name, applier), applier.apply(controllers),)?;
+    let (members, apiserver, controllers, workload_operator_binding) = tokio::try_join!(
+        applier.apply(members),
+        only(apiserver, own, &controllers_name, applier),
+        applier.apply(controllers),
+        applier.apply(workload_operator_binding),
+    )?;
 
-    // Nothing waits for these.
-    let (workload_role_binding, workload_network_policy, workload_quota, disruption_budgets) = tokio::try_join!(
-        applier.apply(workload_role_binding),
-        only(workload_network_policy, workload, &[], applier),
-        only(workload_quota, workload, &[], applier),
+    // Nothing waits for these. The rights to write them in the workload namespace have just been given.
+    let (workload_network_policy, workload_quota, disruption_budgets) = tokio::try_join!(
+        access::once_in_force(|| only(workload_network_policy.clone(), workload, &[], applier)),
+        access::once_in_force(|| only(workload_quota.clone(), workload, &[], applier)),
         all(disruption_budgets, own, &[], applier),
     )?;
+    // What restricts tenants' pods is there before the agents may create any.
+    let workload_role_binding = applier.apply(workload_role_binding).await?;
 
     Ok(Resources {
         workload_namespace,
+        workload_operator_binding,
         workload_role_binding,
         workload_network_policy,
         workload_quota,

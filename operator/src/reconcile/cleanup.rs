@@ -7,6 +7,7 @@
 //! The tenant leaves the control API with the first watch event of its deletion, so agents drain while the namespace
 //! goes. The control plane goes last, when the finalizer is off: until then agents can tell it what they do.
 
+use crate::reconcile::access;
 use crate::reconcile::error::{CleanupError, Error};
 use crate::reconcile::retained;
 use crate::reconcile::status;
@@ -42,8 +43,9 @@ pub(crate) async fn ensure_finalizer(subject: &Subject, ctx: &Context) -> Result
     set_finalizers(&subject.id, subject.vc.resource_version(), &finalizers, ctx).await.map_err(CleanupError::AddFinalizer)
 }
 
-/// `subject` is for the status, which an object that cannot be decoded does not get.
-pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, ctx: &Context) -> Result<Action, Error> {
+/// `subject` is for the status, which an object that cannot be decoded does not get. `namespace_refused`: no cluster may be in its
+/// namespace, and the operator may not write there.
+pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, namespace_refused: bool, ctx: &Context) -> Result<Action, Error> {
     let api = Api::<DynamicObject>::namespaced_with(ctx.host.clone(), &id.namespace, &ApiResource::erase::<VirtualCluster>(&()));
     let live = api.get_opt(&id.name).await.map_err(CleanupError::Read)?;
     let Some(live) = live.filter(|live| live.metadata.uid.as_deref() == Some(id.uid.as_str())) else { return Ok(Action::await_change()) };
@@ -57,7 +59,10 @@ pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, ctx: &Con
         }
         return Ok(Action::requeue(LOOK_AGAIN));
     }
-    retained::settle(id, policy(&live), live.data["status"]["serviceCIDRs"][0].as_str(), ctx).await.map_err(CleanupError::Settle)?;
+    // Where no cluster may be, nothing was made.
+    if !namespace_refused {
+        settle(id, &live, ctx).await?;
+    }
     let rest: Vec<String> = live.finalizers().iter().filter(|finalizer| *finalizer != labels::FINALIZER).cloned().collect();
     match set_finalizers(id, live.resource_version(), &rest, ctx).await {
         Err(kube::Error::Api(status)) if is_gone_or_changed(&status) => return Ok(Action::requeue(CONFLICT)),
@@ -65,6 +70,23 @@ pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, ctx: &Con
     }
     tracing::info!(cluster = %id.reference, "cleaned up");
     Ok(Action::await_change())
+}
+
+/// Settles what becomes of the data, with rights that end when that is done.
+///
+/// A namespace that is being deleted takes all of it, whatever the policy: the operator's rights are among what has been deleted,
+/// and nothing can be created there any more.
+async fn settle(id: &Identity, live: &DynamicObject, ctx: &Context) -> Result<(), Error> {
+    let name = &id.namespace;
+    let namespace = Api::<Namespace>::all(ctx.host.clone()).get_opt(name).await;
+    let namespace = namespace.map_err(|source| CleanupError::ReadNamespace { name: name.clone(), source })?;
+    if namespace.is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some()) {
+        return Ok(());
+    }
+    access::keep(id, ctx).await?;
+    let range = live.data["status"]["serviceCIDRs"][0].as_str();
+    retained::settle(id, policy(live), range, ctx).await.map_err(CleanupError::Settle)?;
+    Ok(access::give_up(id, ctx).await?)
 }
 
 /// What cannot be understood keeps data rather than lose it.

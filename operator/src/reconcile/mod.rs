@@ -8,10 +8,12 @@
 //! | apply | [`mod@apply`] | host API | the objects as they are; then the add-ons in the tenant |
 //! | status | [`status`] | none, then one write | what people see |
 //!
-//! A cluster that is paused, invalid or failing is not changed, but it goes on: it is observed, its certificates are renewed
-//! ([`mod@apply`]), and the status says what is. [`cleanup`] is the way back: what owner references cannot remove.
-//! [`retained`] is the data that outlives a cluster. Both know no more of it than its identity.
+//! Before the first step, [`access`] gives the operator its rights in the cluster's namespace. A cluster that is paused, invalid or
+//! failing is not changed, but it goes on: it is observed, its certificates are renewed ([`mod@apply`]), and the status says what
+//! is. [`cleanup`] is the way back: what owner references cannot remove. [`retained`] is the data that outlives a cluster. All
+//! three know no more of it than its identity.
 
+mod access;
 pub(crate) mod apply;
 pub(crate) mod build;
 mod cleanup;
@@ -53,7 +55,8 @@ pub(crate) async fn reconcile(cluster: Arc<Cluster>, ctx: Arc<Context>) -> Resul
     let _measure = ctx.metrics.measure();
     let (id, subject) = subject::read(&cluster, &ctx)?;
     let result = if cluster.meta().deletion_timestamp.is_some() {
-        within(LIMIT, Box::pin(cleanup::clean_up(&id, subject.as_ref().ok(), &ctx))).await
+        let refused = refuse_namespace(&id, &ctx).is_err();
+        within(LIMIT, Box::pin(cleanup::clean_up(&id, subject.as_ref().ok(), refused, &ctx))).await
     } else {
         Box::pin(turn(&subject?, &ctx)).await
     };
@@ -96,8 +99,9 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
 }
 
 async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
-    cleanup::ensure_finalizer(subject, ctx).await?;
     refuse_namespace(&subject.id, ctx)?;
+    cleanup::ensure_finalizer(subject, ctx).await?;
+    access::grant(&subject.id, ctx).await?;
     let reads = Box::pin(dereference::dereference(subject, ctx)).await?;
     let cluster = validate::validate(&subject.vc, &reads, &ctx.config).map_err(Error::Invalid);
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
@@ -137,7 +141,18 @@ fn refuse_namespace(id: &Identity, ctx: &Context) -> Result<(), Error> {
 /// What goes on whatever the spec says: what runs is observed, and its certificates are renewed for what they say already.
 /// Returns when the next one is due.
 async fn upkeep(subject: &Subject, ctx: &Context) -> (Observed, Timestamp) {
+    let warn = |error: &Error, what| {
+        if !error.is_lost_lease() {
+            tracing::warn!(cluster = %subject.id.reference, error = chain(error), "{what}; retrying with the next reconcile");
+        }
+    };
     let work = async {
+        if refuse_namespace(&subject.id, ctx).is_ok()
+            && let Err(error) = Box::pin(access::grant(&subject.id, ctx)).await
+        {
+            // What is known already can still be used.
+            warn(&error, "cannot get the rights in the cluster's namespace");
+        }
         let renewed = Box::pin(apply::renew(&subject.id, ctx)).await;
         let inside = Box::pin(apply::observe(&subject.id, ctx)).await;
         Ok((renewed, inside))
@@ -145,11 +160,6 @@ async fn upkeep(subject: &Subject, ctx: &Context) -> (Observed, Timestamp) {
     let (renewed, inside) = match within(UPKEEP, Box::pin(work)).await {
         Ok(done) => done,
         Err(timeout) => (Err(timeout), Ok(None)),
-    };
-    let warn = |error: &Error, what| {
-        if !error.is_lost_lease() {
-            tracing::warn!(cluster = %subject.id.reference, error = chain(error), "{what}; retrying with the next reconcile");
-        }
     };
     let inside = inside.unwrap_or_else(|error| {
         warn(&error, "cannot observe the tenant");

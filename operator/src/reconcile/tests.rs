@@ -11,6 +11,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
@@ -114,6 +115,7 @@ impl World {
         self.collect::<Service>();
         self.collect::<NetworkPolicy>();
         self.collect::<PodDisruptionBudget>();
+        self.collect::<RoleBinding>();
     }
 
     /// As the garbage collector does.
@@ -152,7 +154,7 @@ async fn a_cluster_is_claimed_built_and_then_left_alone() {
 async fn a_status_says_that_work_has_begun_before_anything_else() {
     let mut world = World::new(&json!({}));
     world.api.inject("apply", "services", 1, Fault::Hang);
-    let first = tokio::time::timeout(std::time::Duration::from_millis(300), world.reconcile()).await;
+    let first = tokio::time::timeout(std::time::Duration::from_secs(1), world.reconcile()).await;
     assert!(first.is_err());
     // Else a reader of kstatus would take it for done.
     assert_eq!(world.condition("Reconciling").0, "True");
@@ -490,4 +492,50 @@ async fn a_cluster_in_a_namespace_of_the_system_is_refused() {
         assert!(message.contains(&format!("metadata.namespace {reason}")), "{message}");
         assert!(world.api.get::<Service>(namespace, "dev-apiserver").is_none());
     }
+}
+
+#[tokio::test]
+async fn the_operator_binds_its_rights_first_and_gives_them_up_last() {
+    let mut world = World::new(&json!({}));
+    // Neither the host's policy nor its authorizer knows of the new objects at once.
+    world.api.inject("apply", "rolebindings", 1, Fault::Status(403));
+    world.api.inject("get", "secrets", 2, Fault::Status(403));
+    assert!(matches!(world.reconcile().await, Err(Error::NoAddress)));
+    let binding = |world: &World| world.api.get::<RoleBinding>("team", "dev-operator");
+    let bound = binding(&world).unwrap();
+    assert_eq!(owners(&bound), [format!("VirtualCluster {}", world.uid())]);
+    assert_eq!((bound.role_ref.kind.as_str(), bound.role_ref.name.as_str()), ("ClusterRole", "nestling-operator-cluster"));
+    let requests: Vec<String> = world.api.take_requests().iter().map(ToString::to_string).collect();
+    let first =
+        |what: &str| requests.iter().position(|request| request.starts_with(what)).unwrap_or_else(|| panic!("no {what}: {requests:?}"));
+    assert!(first("patch virtualclusters team/dev") < first("apply rolebindings"));
+    assert!(first("apply rolebindings team/dev-operator") < first("get secrets"));
+    assert!(first("get secrets") < first("apply services"));
+
+    // Somebody takes them away: they are bound again, whatever else there is to do.
+    world.api.remove::<RoleBinding>("team", "dev-operator");
+    drop(world.reconcile().await);
+    assert!(binding(&world).is_some());
+
+    // A foreground deletion takes what the cluster owns before the operator is done.
+    world.api.remove::<RoleBinding>("team", "dev-operator");
+    world.api.take_requests();
+    world.deleted().await;
+    let writes = world.api.take_writes();
+    let kept = writes.iter().position(|write| write == "apply rolebindings team/dev-operator");
+    let given_up = writes.iter().position(|write| write == "delete rolebindings team/dev-operator");
+    assert!(kept.is_some() && kept < given_up, "{writes:?}");
+    assert!(binding(&world).is_none());
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_being_deleted_is_not_kept() {
+    let mut world = World::built(&json!({"deletionPolicy": "Retain"})).await;
+    let namespace = json!({"metadata": {"name": "team", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]}});
+    world.api.put(&serde_json::from_value::<Namespace>(namespace).unwrap());
+    // The operator's rights went with it.
+    world.api.remove::<RoleBinding>("team", "dev-operator");
+    world.api.inject("apply", "rolebindings", usize::MAX, Fault::Status(403));
+    world.api.inject("get", "secrets", usize::MAX, Fault::Status(403));
+    world.deleted().await;
 }

@@ -70,6 +70,12 @@ impl Host<'_> {
         self.refused(&["create", "-f", "-"], manifest, reason).await
     }
 
+    async fn may(&self, verb: &str, resource: &str, namespace: &str) -> Result<bool> {
+        let acting = format!("--as={OPERATOR}");
+        let output = self.output("kubectl", &["auth", "can-i", verb, resource, "-n", namespace, &acting], "").await?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim() == "yes")
+    }
+
     /// Starts the operator as its service account. It ends with the handle.
     fn operator(&self, kubeconfig: &Path) -> Result<Child> {
         let log = std::fs::File::create(self.root.join("operator.log"))?;
@@ -93,6 +99,7 @@ pub(crate) async fn check(host: &Host<'_>, operator: &Path) -> Result<()> {
     foreign_objects_are_refused(host).await.context("objects of others")?;
     pods_with_rights_are_refused(host).await.context("pods")?;
     bindings_are_refused(host).await.context("role bindings")?;
+    rights_end_with_the_clusters_namespace(host).await.context("namespaces without a VirtualCluster")?;
     namespaces_and_clusters_are_refused(host).await.context("namespaces and VirtualClusters")?;
     clusters_are_removed(host).await.context("the operator removes clusters with its rights")
 }
@@ -105,8 +112,8 @@ async fn install(host: &Host<'_>) -> Result<()> {
     host.apply(&manifests).await?;
     host.kubectl(&["wait", "crd/virtualclusters.nestling.dev", "--for=condition=Established", "--timeout=30s"]).await?;
     // An apiserver takes a moment before it enforces a new policy.
-    let probe = "{apiVersion: v1, kind: ConfigMap, metadata: {name: probe, namespace: kube-system, labels: {nestling.dev/tenant: x}}}";
-    eventually("the policies are in force", || async { host.creation_refused(probe, "which belongs to Kubernetes").await }).await?;
+    let probe = unlabelled(&binding("kube-system", "nestling-operator-cluster", "nestling-operator"));
+    eventually("the policies are in force", || async { host.creation_refused(&probe, "which belongs to Kubernetes").await }).await?;
     Ok(())
 }
 
@@ -122,21 +129,22 @@ const CLUSTERS: &str = "
 ---
 {apiVersion: nestling.dev/v1alpha1, kind: VirtualCluster, metadata: {name: external, namespace: team-a},
  spec: {topology: External, deletionPolicy: Retain}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: team-c}}
+---
+{apiVersion: nestling.dev/v1alpha1, kind: VirtualCluster, metadata: {name: goes, namespace: team-c}, spec: {deletionPolicy: Retain}}
 ";
 
 async fn clusters_are_built(host: &Host<'_>) -> Result<()> {
     host.apply(CLUSTERS).await?;
-    for cluster in ["stacked", "external"] {
-        let workload = || async {
-            host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", "jsonpath={.status.workloadNamespace}"]).await
-        };
+    for (namespace, cluster) in [("team-a", "stacked"), ("team-a", "external"), ("team-c", "goes")] {
+        let get = |output| ["get", "virtualcluster", cluster, "-n", namespace, "-o", output];
         eventually(&format!("cluster {cluster} is built"), || async {
-            host.kubectl(&["get", "deployment", &format!("{cluster}-controllers"), "-n", "team-a"]).await?;
-            let workload = workload().await?;
+            host.kubectl(&["get", "deployment", &format!("{cluster}-controllers"), "-n", namespace]).await?;
+            let workload = host.kubectl(&get("jsonpath={.status.workloadNamespace}")).await?;
             host.kubectl(&["get", "rolebinding/nestling-agent", "networkpolicy/nestling", "-n", &workload]).await?;
-            let degraded = "jsonpath={.status.conditions[?(@.type==\"Degraded\")].status}";
-            let degraded = host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", degraded]).await?;
-            ensure!(degraded != "True", "{}", host.kubectl(&["get", "virtualcluster", cluster, "-n", "team-a", "-o", "yaml"]).await?);
+            let degraded = host.kubectl(&get("jsonpath={.status.conditions[?(@.type==\"Degraded\")].status}")).await?;
+            ensure!(degraded != "True", "{}", host.kubectl(&get("yaml")).await?);
             Ok(())
         })
         .await?;
@@ -145,8 +153,21 @@ async fn clusters_are_built(host: &Host<'_>) -> Result<()> {
 }
 
 async fn clusters_are_removed(host: &Host<'_>) -> Result<()> {
-    host.kubectl(&["delete", "virtualclusters", "--all", "-n", "team-a", "--timeout=50s"]).await?;
-    host.kubectl(&["get", "secret", "external-ca", "-n", "team-a"]).await.context("the keys of a retained cluster stay").map(drop)
+    let delete = |cluster, cascade| ["delete", "virtualcluster", cluster, "-n", "team-a", cascade, "--timeout=50s"];
+    // A foreground deletion takes what the cluster owns first, and so the operator's rights.
+    host.kubectl(&delete("external", "--cascade=foreground")).await?;
+    host.kubectl(&["get", "secret", "external-ca", "-n", "team-a"]).await.context("the keys of a retained cluster stay")?;
+    ensure!(host.may("get", "secrets", "team-a").await?, "the rights go while another cluster needs them");
+    host.kubectl(&delete("stacked", "--cascade=background")).await?;
+    eventually("the operator's rights go with the last cluster", || async {
+        ensure!(!host.may("get", "secrets", "team-a").await?, "the operator may still read Secrets");
+        Ok(())
+    })
+    .await?;
+    // Whoever owns the namespace can delete what was retained: no policy is in the way.
+    host.kubectl(&["delete", "secret", "external-ca", "-n", "team-a"]).await?;
+    // A namespace takes the operator's rights with it, at any time; its clusters must not keep it for ever.
+    host.kubectl(&["delete", "namespace", "team-c", "--timeout=50s"]).await.map(drop)
 }
 
 /// An object of the operator's making, as far as its labels say.
@@ -158,8 +179,10 @@ fn labelled(kind: &str, namespace: &str, rest: &str) -> String {
 const CONFIG_MAP: &str = "apiVersion: v1, kind: ConfigMap";
 
 async fn foreign_objects_are_refused(host: &Host<'_>) -> Result<()> {
-    let system = labelled(CONFIG_MAP, "kube-system", "");
+    let system = unlabelled(&binding("kube-system", "nestling-operator-cluster", "nestling-operator"));
     host.creation_refused(&system, "may not write in namespace kube-system, which belongs to Kubernetes").await?;
+    // By RBAC: there is no binding, and there can be none.
+    host.creation_refused(&labelled(CONFIG_MAP, "kube-system", ""), "cannot create resource \"configmaps\"").await?;
     let installation = labelled("apiVersion: v1, kind: Secret", "nestling-system", "");
     host.creation_refused(&installation, "may write only its Lease and the installation's authorities").await?;
     let unlabelled = format!("{{{CONFIG_MAP}, metadata: {{name: forged, namespace: team-a}}}}");
@@ -228,13 +251,56 @@ fn binding(namespace: &str, role: &str, account: &str) -> String {
     labelled("apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding", namespace, &format!(", {role}, {subjects}"))
 }
 
+/// Without the label by which `nestling-operator-access` selects it, so that the other policies alone judge it.
+fn unlabelled(binding: &str) -> String {
+    binding.replace("app.kubernetes.io/managed-by: nestling-operator", "a: b")
+}
+
 async fn bindings_are_refused(host: &Host<'_>) -> Result<()> {
     let path = "jsonpath={.status.workloadNamespace}";
     let workload = host.kubectl(&["get", "virtualcluster", "stacked", "-n", "team-a", "-o", path]).await?;
     // By RBAC itself.
     host.creation_refused(&binding(&workload, "cluster-admin", "nestling-agent"), "attempting to grant RBAC permissions").await?;
-    host.creation_refused(&binding(&workload, "nestling-agent-workload", "other"), "to the service account of the node agents").await?;
-    host.creation_refused(&binding("team-a", "nestling-agent-workload", "nestling-agent"), "in workload namespaces only").await
+    for role in ["nestling-agent-workload", "nestling-operator-workload"] {
+        host.creation_refused(&binding(&workload, role, "other"), "may bind its roles only to itself").await?;
+        let refusal = format!("may not bind ClusterRole {role} in namespace team-a, which is no workload namespace");
+        host.creation_refused(&binding("team-a", role, "nestling-agent"), &refusal).await?;
+    }
+    host.creation_refused(&binding("team-a", "nestling-operator-cluster", "other"), "may bind its roles only to itself").await?;
+    let refusal = "may not bind ClusterRole nestling-operator-cluster";
+    host.creation_refused(&binding(&workload, "nestling-operator-cluster", "nestling-operator"), refusal).await
+}
+
+async fn rights_end_with_the_clusters_namespace(host: &Host<'_>) -> Result<()> {
+    host.apply("{apiVersion: v1, kind: Namespace, metadata: {name: team-b}}").await?;
+    let own = |namespace| binding(namespace, "nestling-operator-cluster", "nestling-operator");
+    // The text is Kubernetes' own; the name of the binding says what it is about.
+    host.creation_refused(
+        &own("team-b"),
+        "with binding 'namespace-needs-a-virtualcluster' denied request: failed to configure binding: no params found",
+    )
+    .await?;
+    // Without the label that makes the policy apply, another one does.
+    host.creation_refused(&unlabelled(&own("team-b")), "RoleBindings must have the label app.kubernetes.io/managed-by: nestling-operator")
+        .await?;
+    for (verb, resource) in [
+        ("get", "secrets"),
+        ("list", "secrets"),
+        ("watch", "secrets"),
+        ("create", "secrets"),
+        ("create", "deployments.apps"),
+        ("patch", "services"),
+    ] {
+        ensure!(host.may(verb, resource, "team-a").await?, "the operator may not {verb} {resource} beside a VirtualCluster");
+        for namespace in ["team-b", "default", "kube-system", "nestling-system"] {
+            let installation = (namespace, verb, resource) == ("nestling-system", "create", "secrets");
+            ensure!(installation || !host.may(verb, resource, namespace).await?, "the operator may {verb} {resource} in {namespace}");
+        }
+    }
+    // Others are not concerned by its policies.
+    host.run("kubectl", &["create", "--dry-run=server", "-f", "-"], &binding("team-b", "view", "other").replace("nestling-operator}", "x}"))
+        .await
+        .map(drop)
 }
 
 async fn namespaces_and_clusters_are_refused(host: &Host<'_>) -> Result<()> {

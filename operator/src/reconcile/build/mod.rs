@@ -14,7 +14,7 @@ pub(crate) mod mounts;
 mod network_policy;
 mod pod;
 mod services;
-mod workload;
+pub(crate) mod workload;
 
 use crate::model::ValidatedCluster;
 use crate::pki::{Pki, PkiSecrets};
@@ -51,6 +51,7 @@ pub(crate) enum Applied {}
 #[derive(Clone, Debug)]
 pub struct Resources<State> {
     pub workload_namespace: Namespace,
+    pub workload_operator_binding: RoleBinding,
     pub workload_role_binding: RoleBinding,
     /// [`crate::model::names::WORKLOAD`] in the workload namespace.
     pub workload_network_policy: Option<NetworkPolicy>,
@@ -88,6 +89,7 @@ pub fn resources(cluster: &ValidatedCluster, pki: &Pki) -> Resources<Prepared> {
     };
     Resources {
         workload_namespace: workload::namespace(cluster),
+        workload_operator_binding: workload::operator_binding(cluster),
         workload_role_binding: workload::role_binding(cluster),
         workload_network_policy: workload::network_policy(cluster),
         workload_quota: workload::quota(cluster),

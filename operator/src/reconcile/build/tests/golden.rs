@@ -99,6 +99,7 @@ fn value(object: &impl Serialize) -> Value {
 fn values<State>(resources: Resources<State>) -> Vec<Value> {
     let Resources {
         workload_namespace,
+        workload_operator_binding,
         workload_role_binding,
         workload_network_policy,
         workload_quota,
@@ -115,7 +116,7 @@ fn values<State>(resources: Resources<State>) -> Vec<Value> {
         controllers,
         state: _,
     } = resources;
-    let mut all = vec![value(&workload_namespace), value(&workload_role_binding)];
+    let mut all = vec![value(&workload_namespace), value(&workload_operator_binding), value(&workload_role_binding)];
     all.extend(workload_network_policy.iter().map(value));
     all.extend(workload_quota.iter().map(value));
     all.push(value(&service_account));

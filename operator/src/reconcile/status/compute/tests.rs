@@ -33,6 +33,7 @@ fn applied(spec: &Value) -> Progress {
 fn as_applied(prepared: Resources<Prepared>) -> Resources<Applied> {
     let Resources {
         workload_namespace,
+        workload_operator_binding,
         workload_role_binding,
         workload_network_policy,
         workload_quota,
@@ -51,6 +52,7 @@ fn as_applied(prepared: Resources<Prepared>) -> Resources<Applied> {
     } = prepared;
     Resources {
         workload_namespace,
+        workload_operator_binding,
         workload_role_binding,
         workload_network_policy,
         workload_quota,
