@@ -1,6 +1,6 @@
 //! What the programs must agree on beyond the gRPC contract. The chart repeats the ports and the audience.
 
-/// Port of the control API on the operator's Service and pods.
+/// Port of the control API on its Service and pods.
 pub const CONTROL_PORT: u16 = 8443;
 
 /// Port of the kubelet API that node agents serve.
@@ -18,7 +18,7 @@ pub const TOKEN_PATH: &str = "/var/run/secrets/nestling/token";
 /// Name of the ConfigMap with the installation's public certificate authorities, and of the Secret with their keys.
 pub const INSTALLATION_CA: &str = "nestling-installation-ca";
 
-/// Key in [`INSTALLATION_CA`]: PEM bundle that the operator's serving certificate chains to.
+/// Key in [`INSTALLATION_CA`]: PEM bundle that the control API's serving certificate chains to.
 pub const CONTROL_CA: &str = "control-ca.crt";
 
 /// Key in [`INSTALLATION_CA`]: PEM bundle that the agents' serving certificates chain to.
@@ -30,9 +30,9 @@ pub const KUBELET_CLIENT_CA: &str = "kubelet-client-ca.crt";
 /// Prefix of the URI in a certificate that names its tenant; the tenant's UID follows.
 pub const TENANT_URI: &str = "nestling://tenants/";
 
-/// DNS name of the operator's Service, which is also in its serving certificate.
+/// DNS name of the control API's Service, which is also in its serving certificate.
 pub fn control_host(namespace: &str) -> String {
-    format!("nestling-operator.{namespace}.svc")
+    format!("nestling-control-api.{namespace}.svc")
 }
 
 /// URL of the control API of the installation in `namespace`.

@@ -1,18 +1,21 @@
-//! Wiring: what is started in which order, and what is waited for at the end.
+//! Wiring of both programs: what is started in which order, and what is waited for at the end.
 //!
-//! Authorities of the installation → watches → control API → lease → controller. Every replica goes up to the lease, so
+//! The operator ([`run`]): authorities of the installation → watches → lease → controller. Every replica goes up to the lease, so
 //! that the next leader begins with filled stores.
+//!
+//! The control API ([`serve`]): authorities of the installation, which the operator makes → watches → API. Every replica serves.
 
-use crate::config::OperatorConfig;
+use crate::config::{ControlConfig, OperatorConfig};
 use crate::control::ControlService;
 use crate::control::auth::TokenReviewer;
+use crate::control::authorities::Authorities;
 use crate::control::server::ControlListener;
 use crate::control::snapshot::{self, TenantSnapshot};
 use crate::events::Events;
 use crate::host::client::WriteGuard;
 use crate::host::queue::ReconcileQueue;
-use crate::host::secrets::{self, SecretLinks};
-use crate::host::{Stores, watches};
+use crate::host::watches::{Links, Watching};
+use crate::host::{ServedStores, Stores, secrets, watches};
 use crate::metrics::{CallMetrics, ReconcileMetrics};
 use crate::state::{Context, State};
 use crate::{controller, etcd, installation};
@@ -35,56 +38,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Runs the operator until its process is asked to shut down.
 pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()> {
     let Process { shutdown, readiness, metrics } = process;
-    let starting = readiness.pending("certificate authorities of the installation");
-    let access = kube::Config::infer().await.context("cannot find the configuration of the host's API")?;
+    let starting = readiness.pending(AUTHORITIES);
+    let access = host_access().await?;
     let open = WriteGuard::open().client(access.clone())?;
     let installation = Arc::new(installation::ensure(&open, &config.namespace, config.ca_lifetime).await?);
     drop(starting);
 
     // Watches of every replica.
     let mut tasks = JoinSet::new();
-    let (queue, changed) = (ReconcileQueue::default(), Arc::new(Notify::new()));
+    let links = Links { queue: ReconcileQueue::default(), granted: Arc::default() };
     let (stores, writers) = Stores::new();
-    let granted = Arc::new(Notify::new());
-    let links = watches::Links {
-        queue: queue.clone(),
-        changed: changed.clone(),
-        granted: granted.clone(),
-        readiness: readiness.clone(),
-        shutdown: shutdown.clone(),
-    };
-    let secret_writer = watches::start(open.clone(), &stores, writers, links, &mut tasks);
-    let links = SecretLinks { queue: queue.clone(), changed: changed.clone(), granted };
-    tasks.spawn(secrets::maintain(open.clone(), stores.clone(), secret_writer, links, shutdown.clone()));
-    let listener = ControlListener::bind(config.control_address, config.control_host(), installation.clone()).await?;
+    let watching = Watching { client: open.clone(), readiness, shutdown: shutdown.clone() };
+    let secret_writer = watches::start(watching, &stores, writers, &links, &mut tasks);
     match shutdown.run_until_cancelled(stores.filled()).await {
         None => return Ok(()),
         Some(false) => bail!("a watch ended before its first list"),
         Some(true) => {}
     }
-
-    // What every replica serves.
     let state = Arc::new(State::new(open.clone(), stores.clone()));
     let (remembered, until) = (state.clone(), shutdown.clone());
     tasks.spawn(async move { until.run_until_cancelled(remembered.sweep()).await.map_or((), |never| match never {}) });
-    let (publish, snapshots) = watch::channel(Arc::new(TenantSnapshot::default()));
-    tasks.spawn(snapshot::maintain(stores.clone(), state.clone(), changed, publish, shutdown.clone()));
-    let service = ControlService {
-        stores: stores.clone(),
-        state: state.clone(),
-        snapshots,
-        tokens: TokenReviewer::new(open.clone()),
-        installation: installation.clone(),
-        system_namespace: config.namespace.clone(),
-        lifetime: config.agent_certificate_lifetime,
-        shutdown: shutdown.clone(),
-        metrics: CallMetrics::register(&metrics),
-    };
-    let control = tokio::spawn(listener.serve(service, shutdown.clone()));
 
     // What the leader does.
     let params = LeaseParams::new(&config.namespace, LEASE, &config.identity, labels::OPERATOR);
-    let mut lease = Lease::hold(open, params);
+    let mut lease = Lease::hold(open.clone(), params);
     let mut leadership = lease.leadership();
     let guard = WriteGuard::leader(lease.leadership());
     let host = guard.client(access)?;
@@ -94,18 +71,18 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
         config,
         host,
         guard,
-        stores,
+        stores: stores.clone(),
         state,
-        queue,
+        queue: links.queue.clone(),
         installation,
         events,
         metrics: ReconcileMetrics::register(&metrics),
         backoff: PerObject::new(FIRST_PAUSE, LONGEST_PAUSE),
     });
-    let serve = async { control.await.context("the control API panicked")?.context("the control API failed") };
     let lead = async {
         if shutdown.run_until_cancelled(leadership.acquired()).await.is_some() {
             ctx.metrics.leads(true);
+            tasks.spawn(secrets::maintain(open, stores, secret_writer, links, shutdown.clone()));
             let (alarms, until) = (etcd::alarms::watch(ctx.clone()), shutdown.clone());
             tasks.spawn(async move { until.run_until_cancelled(alarms).await.map_or((), |never| match never {}) });
             controller::run(ctx.clone(), shutdown.clone()).await;
@@ -113,7 +90,7 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
         if shutdown.is_cancelled() { Ok(()) } else { bail!("the controller ended unexpectedly") }
     };
     tokio::select! {
-        ended = async { tokio::try_join!(serve, lead) } => ended.map(drop)?,
+        ended = lead => ended?,
         // Writes may still be under way when the lease cannot be renewed: the process ends.
         error = lease.lost() => bail!(error),
     }
@@ -124,4 +101,50 @@ pub async fn run(config: OperatorConfig, process: Process) -> anyhow::Result<()>
     lease.release().await?;
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Serves the control API until its process is asked to shut down.
+pub async fn serve(config: ControlConfig, process: Process) -> anyhow::Result<()> {
+    let Process { shutdown, readiness, metrics } = process;
+    let starting = readiness.pending(AUTHORITIES);
+    let client = WriteGuard::open().client(host_access().await?)?;
+    let Some(installation) = shutdown.run_until_cancelled(installation::wait(&client, &config.namespace)).await else { return Ok(()) };
+    let installation = Arc::new(installation?);
+    drop(starting);
+
+    let mut tasks = JoinSet::new();
+    let changed = Arc::new(Notify::new());
+    let (stores, writers) = ServedStores::new();
+    let watching = Watching { client: client.clone(), readiness, shutdown: shutdown.clone() };
+    watches::serve(watching, writers, &changed, &mut tasks);
+    let listener = ControlListener::bind(config.control_address, config.control_host(), installation.clone()).await?;
+    match shutdown.run_until_cancelled(stores.filled()).await {
+        None => return Ok(()),
+        Some(false) => bail!("a watch ended before its first list"),
+        Some(true) => {}
+    }
+
+    let authorities = Arc::new(Authorities::new(client.clone()));
+    let (publish, snapshots) = watch::channel(Arc::new(TenantSnapshot::default()));
+    tasks.spawn(snapshot::maintain(stores.clone(), authorities.clone(), changed, publish, shutdown.clone()));
+    let service = ControlService {
+        stores,
+        authorities,
+        snapshots,
+        tokens: TokenReviewer::new(client),
+        installation,
+        system_namespace: config.namespace,
+        lifetime: config.agent_certificate_lifetime,
+        shutdown: shutdown.clone(),
+        metrics: CallMetrics::register(&metrics),
+    };
+    listener.serve(service, shutdown).await?;
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+const AUTHORITIES: &str = "certificate authorities of the installation";
+
+async fn host_access() -> anyhow::Result<kube::Config> {
+    kube::Config::infer().await.context("cannot find the configuration of the host's API")
 }

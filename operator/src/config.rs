@@ -1,12 +1,28 @@
-//! The operator's flags, each of which may also come from the environment.
+//! The flags of both programs, each of which may also come from the environment.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use nestling_control_api::consts;
 use nestling_crds::versions::{self, Known};
 use nestling_runtime::telemetry::TelemetryArgs;
 use std::net::SocketAddr;
+
+/// The programs of this binary.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "nestling-operator", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub program: Program,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub enum Program {
+    /// Reconcile tenant clusters.
+    Operator(Box<OperatorConfig>),
+    /// Serve the control API to node agents and cloud-controller-managers.
+    ControlApi(ControlConfig),
+}
 
 /// Nestling's operator.
 #[derive(Clone, Debug, Parser)]
@@ -44,10 +60,6 @@ pub struct OperatorConfig {
     #[arg(long, env = "NESTLING_CA_LIFETIME", default_value = "87600h")]
     pub ca_lifetime: SignedDuration,
 
-    /// Life of certificates signed for node agents.
-    #[arg(long, env = "NESTLING_AGENT_CERTIFICATE_LIFETIME", default_value = "24h")]
-    pub agent_certificate_lifetime: SignedDuration,
-
     /// Tenant clusters reconciled at the same time.
     #[arg(long, env = "NESTLING_CONCURRENCY", default_value_t = 16)]
     pub concurrency: u16,
@@ -64,6 +76,26 @@ pub struct OperatorConfig {
     #[arg(long, env = "NESTLING_RESYNC", default_value = "10m")]
     pub resync: SignedDuration,
 
+    /// Where `/healthz`, `/readyz` and `/metrics` listen.
+    #[arg(long, env = "NESTLING_ADMIN_ADDRESS", default_value = "[::]:8080")]
+    pub admin_address: SocketAddr,
+
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
+}
+
+/// Nestling's control API.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "nestling-control-api", version)]
+pub struct ControlConfig {
+    /// Namespace of the operator, of the agents and of the installation's certificate authorities.
+    #[arg(long, env = "NESTLING_NAMESPACE", default_value = "nestling-system")]
+    pub namespace: String,
+
+    /// Life of certificates signed for node agents.
+    #[arg(long, env = "NESTLING_AGENT_CERTIFICATE_LIFETIME", default_value = "24h")]
+    pub agent_certificate_lifetime: SignedDuration,
+
     /// Where the control API listens.
     #[arg(long, env = "NESTLING_CONTROL_ADDRESS", default_value = "[::]:8443")]
     pub control_address: SocketAddr,
@@ -76,7 +108,7 @@ pub struct OperatorConfig {
     pub telemetry: TelemetryArgs,
 }
 
-impl OperatorConfig {
+impl ControlConfig {
     /// Host name of the control API, in its certificate and in the arguments of its callers.
     pub(crate) fn control_host(&self) -> String {
         consts::control_host(&self.namespace)

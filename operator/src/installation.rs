@@ -1,4 +1,4 @@
-//! The installation's certificate authorities: created by the first replica, read by all others.
+//! The installation's certificate authorities: created by the operator's first replica, read by all others and by the control API.
 
 use crate::pki::PkiError;
 use crate::pki::installation::{self, InstallationCas, NAME};
@@ -7,6 +7,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use nestling_crds::labels;
+use nestling_runtime::error::chain;
+use std::time::Duration;
+
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstallationError {
@@ -31,6 +35,22 @@ pub(crate) async fn ensure(client: &Client, namespace: &str, lifetime: SignedDur
     let authorities = InstallationCas::from_secret(&secret)?;
     publish(client, namespace, &authorities).await?;
     Ok(authorities)
+}
+
+/// The authorities of the installation, once the operator has created them.
+pub(crate) async fn wait(client: &Client, namespace: &str) -> Result<InstallationCas, InstallationError> {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut said = false;
+    loop {
+        match secrets.get_opt(NAME).await {
+            Ok(Some(secret)) => return Ok(InstallationCas::from_secret(&secret)?),
+            Ok(None) if said => {}
+            Ok(None) => tracing::info!("waiting for the operator to create the installation's authorities"),
+            Err(error) => tracing::warn!(error = chain(&error), "cannot read the installation's authorities; retrying in {RETRY:?}"),
+        }
+        said = true;
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 /// Of several replicas that create at the same time one succeeds; the others read what it created.
@@ -73,6 +93,17 @@ mod tests {
         assert_eq!(mine.control_ca(), other.control_ca());
         assert_eq!(api.get::<Secret>(NAMESPACE, NAME).unwrap().data, other.to_secret(NAMESPACE).data);
         assert_eq!(api.get::<ConfigMap>(NAMESPACE, NAME).unwrap().data, other.to_config_map(NAMESPACE).data);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_control_api_waits_for_what_the_operator_creates() {
+        let api = ApiServer::new();
+        let client = api.client();
+        let waiting = tokio::spawn(async move { wait(&client, NAMESPACE).await });
+        tokio::time::sleep(RETRY * 3).await;
+        assert!(!waiting.is_finished() && api.take_writes().is_empty());
+        let made = ensure(&api.client(), NAMESPACE, LIFETIME).await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap().control_ca(), made.control_ca());
     }
 
     #[tokio::test]

@@ -1,11 +1,13 @@
-//! The operator: makes a running tenant cluster out of a `VirtualCluster`, and serves node agents their tenants.
+//! The operator, which makes a running tenant cluster out of a `VirtualCluster`, and the control API, which serves node agents their
+//! tenants: two programs of one binary, with rights of their own.
 //!
 //! Watches of the host fill stores and a queue ([`host`]); [`controller`] reconciles the clusters in the queue; a [`reconcile`]
 //! reads, validates, builds, applies and reports. [`model`], [`pki`], `reconcile::validate` and `reconcile::build` are pure.
 //! [`apply`] writes what has drifted, on the host and, with [`addons`], inside tenants, whose APIs [`tenant`] connects to.
-//! [`control`] serves agents from the same stores. [`app`] alone wires it all.
+//! [`control`] serves agents, from stores of its own. [`app`] alone wires it all.
 //!
-//! Every replica watches and serves; the holder of the lease writes, and [`host::client`] checks the lease at each write.
+//! Every replica of the operator watches; the holder of the lease writes, and [`host::client`] checks the lease at each write.
+//! Every replica of the control API serves.
 //!
 //! Order: config ← conditions ← metrics ← events ← model ← pki ← installation ← host ← tenant ← state ← apply ← addons
 //! ← etcd ← reconcile ← control ← controller ← app

@@ -13,6 +13,11 @@ app.kubernetes.io/name: nestling
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{- define "nestling.controlAPI.selector" -}}
+app.kubernetes.io/name: nestling
+app.kubernetes.io/component: control-api
+{{- end }}
+
 {{- define "nestling.agent.selector" -}}
 app.kubernetes.io/name: nestling
 app.kubernetes.io/component: node-agent

@@ -193,3 +193,33 @@ fn the_operator_reads_secrets_beside_virtualclusters_only() -> Result<()> {
         Ok(())
     })
 }
+
+const CONTROL_API: &str = "--as=system:serviceaccount:nestling-system:nestling-control-api";
+
+/// Agents and tenants reach the control API. Whoever takes it over can read tenants' authorities, and change nothing on the host.
+#[test]
+#[ignore = "needs a host cluster with Nestling installed"]
+fn the_control_api_reads_what_it_serves_and_writes_nothing() -> Result<()> {
+    let tenant = shared()?;
+    let own = ["-n", tenant.host().name()];
+    let ca = format!("{}-ca", tenant.name());
+    let read = |name: &str| {
+        let args = ["auth", "can-i", "get", &format!("secrets/{name}"), "-n", tenant.host().name(), CONTROL_API];
+        Kubectl::host().output(&args).map(|answer| answer.stdout.trim() == "yes")
+    };
+    ensure!(read(&ca)? && !read("any-other")?);
+    ensure!(!may_as(CONTROL_API, "list", "secrets", &own)? && !may_as(CONTROL_API, "watch", "secrets", &own)?);
+    for resource in [
+        "virtualclusters.nestling.dev",
+        "secrets",
+        "deployments.apps",
+        "statefulsets.apps",
+        "rolebindings.rbac.authorization.k8s.io",
+        "pods",
+    ] {
+        for verb in ["create", "update", "patch", "delete"] {
+            ensure!(!may_as(CONTROL_API, verb, resource, &own)?, "the control API may {verb} {resource}");
+        }
+    }
+    Ok(())
+}

@@ -104,11 +104,15 @@ fn upgrade_operator(tenant: &Tenant) -> Result<()> {
 const CLOUD_CONTROLLER_IMAGE: &str = "NESTLING_CLOUD_CONTROLLER_IMAGE";
 
 /// What is disturbed, and how; each ends once it is back.
-const DISTURBANCES: [(&str, Disturb); 4] = [
+const DISTURBANCES: [(&str, Disturb); 5] = [
     ("operator-upgrade", upgrade_operator),
     ("operator", |_| {
         delete_pods(&system(), "app.kubernetes.io/component=operator")?;
         system().rolled_out("deployment/nestling-operator")
+    }),
+    ("control-api", |_| {
+        delete_pods(&system(), "app.kubernetes.io/component=control-api")?;
+        system().rolled_out("deployment/nestling-control-api")
     }),
     ("agents", |_| {
         delete_pods(&system(), "app.kubernetes.io/component=node-agent")?;
@@ -156,4 +160,42 @@ fn undisturbed(what: &str, tenant: &Tenant, ns: &Namespace, client: &Running, di
         ensure!(after.get(pod) == Some(life), "pod {pod} was {life}, is {:?}", after.get(pod));
     }
     tenant.host().wait_for("virtualcluster/survivor", "condition=Ready", 60)
+}
+
+/// The operator is not there; on drop it is again.
+struct Away;
+
+impl Away {
+    fn begin() -> Result<Self> {
+        system().run(&["scale", "deployment/nestling-operator", "--replicas=0"])?;
+        let away = Self;
+        system().run(&["wait", "pods", "-l", "app.kubernetes.io/component=operator", "--for=delete", "--timeout=100s"])?;
+        Ok(away)
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        let back = system()
+            .run(&["scale", "deployment/nestling-operator", "--replicas=2"])
+            .and_then(|_| system().rolled_out("deployment/nestling-operator"));
+        if let Err(error) = back {
+            eprintln!("the operator is not back: {error:#}");
+        }
+    }
+}
+
+/// The control API alone serves agents: one that starts without an operator gets its tenants and their certificates.
+#[test]
+#[ignore = "needs a host cluster with Nestling installed, to itself"]
+fn agents_start_without_an_operator() -> Result<()> {
+    let tenant = Tenant::create("orphan", "{etcd: {storage: {medium: Memory}}}")?;
+    let ns = tenant.namespace("pods")?;
+    let _away = Away::begin()?;
+    delete_pods(&system(), "app.kubernetes.io/component=node-agent")?;
+    system().rolled_out("daemonset/nestling-agent")?;
+    ns.run(&["run", "new", "--image", AGNHOST, "--command", "--", "/agnhost", "pause"])?;
+    eventually("a new pod runs", Duration::from_secs(90), || ns.wait_for("pod/new", "condition=Ready", 5))?;
+    // Through a kubelet API whose certificate is new.
+    ns.run(&["exec", "new", "--", "/agnhost", "help"]).map(drop)
 }

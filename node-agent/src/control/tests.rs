@@ -30,7 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-const NAME: &str = "nestling-operator.nestling-system.svc";
+const NAME: &str = "nestling-control-api.nestling-system.svc";
 
 type Sent = Result<WatchEvent, Status>;
 

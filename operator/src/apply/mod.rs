@@ -15,7 +15,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta, TypeMeta};
@@ -317,6 +317,7 @@ by_metadata! {
     ServiceAccount: service_accounts,
     PodDisruptionBudget: disruption_budgets,
     NetworkPolicy: network_policies,
+    Role: roles,
     RoleBinding: role_bindings,
     ResourceQuota: quotas,
     Namespace: namespaces,

@@ -1,7 +1,7 @@
 //! Who calls, and for whom the caller may act: an agent for its own node, a cloud controller manager for its own tenant.
 //! Callers show service-account tokens, which the host's API reviews.
 
-use crate::host::Stores;
+use crate::host::ServedStores;
 use crate::model::names;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use kube::api::PostParams;
@@ -56,7 +56,7 @@ impl From<CallerError> for Status {
 pub(super) async fn caller(
     metadata: &MetadataMap,
     tokens: &TokenReviewer,
-    stores: &Stores,
+    stores: &ServedStores,
     system_namespace: &str,
 ) -> Result<Caller, CallerError> {
     let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
@@ -79,7 +79,7 @@ pub(super) async fn caller(
 
 /// The tenant whose cloud controller manager has this account. The name alone does not prove it: the account must be the
 /// one that the operator created.
-fn cloud_controller(namespace: &str, account: &str, user: &User, stores: &Stores) -> Option<TenantUid> {
+fn cloud_controller(namespace: &str, account: &str, user: &User, stores: &ServedStores) -> Option<TenantUid> {
     let live = stores.service_accounts.get(&ObjectRef::new(account).within(namespace))?;
     let uid = live.labels().get(labels::TENANT)?;
     let cluster = stores.cluster(&TenantUid::new(uid))?;
@@ -109,7 +109,6 @@ struct User {
 
 /// Reviews tokens through the host's API and caches the answers for a moment.
 pub(crate) struct TokenReviewer {
-    /// Not the leader's guarded client: every replica serves.
     client: Client,
     cache: Mutex<HashMap<[u8; 32], (User, Instant)>>,
 }
@@ -156,7 +155,7 @@ fn authenticated(review: TokenReview) -> Option<User> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::host::testing::{cluster, filled, meta};
+    use crate::host::testing::{cluster, meta};
     use nestling_runtime::testing::ApiServer;
     use serde_json::json;
 
@@ -175,24 +174,24 @@ pub(super) mod tests {
         });
     }
 
-    fn stores() -> Stores {
-        filled(|writers| {
-            meta(
-                &mut writers.service_accounts,
-                &json!({
-                    "namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1",
-                    "labels": {labels::TENANT: "vc-1"},
-                    "ownerReferences": [{"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"}],
-                }),
-            );
-            meta(
-                &mut writers.service_accounts,
-                &json!({
-                    "namespace": "team", "name": "forged-cloud-controller", "uid": "sa-2", "labels": {labels::TENANT: "vc-1"},
-                }),
-            );
-            cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
-        })
+    fn stores() -> ServedStores {
+        let (stores, mut writers) = ServedStores::new();
+        meta(
+            &mut writers.service_accounts,
+            &json!({
+                "namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1",
+                "labels": {labels::TENANT: "vc-1"},
+                "ownerReferences": [{"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"}],
+            }),
+        );
+        meta(
+            &mut writers.service_accounts,
+            &json!({
+                "namespace": "team", "name": "forged-cloud-controller", "uid": "sa-2", "labels": {labels::TENANT: "vc-1"},
+            }),
+        );
+        cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
+        stores
     }
 
     async fn ask(authorization: &str) -> Result<Caller, Code> {

@@ -1,9 +1,12 @@
 //! The control API: which tenants a node serves, certificates for its agent, and the host's nodes as a tenant's cloud.
 //!
-//! Every replica serves it from its own stores. [`snapshot`] computes from the stores what is served, [`auth`] finds out who
-//! calls, [`watch`](mod@watch) makes the events of a stream, [`server`] listens.
+//! A program of its own, apart from the one that reconciles: a reconcile that goes wrong does not silence the agents, and what agents
+//! and tenants can reach cannot change tenants. Every replica serves it from its own stores. [`snapshot`] computes from the stores,
+//! and from [`authorities`], what is served, [`auth`] finds out who calls, [`watch`](mod@watch) makes the events of a stream,
+//! [`server`] listens.
 
 pub(crate) mod auth;
+pub(crate) mod authorities;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 mod watch;
@@ -12,13 +15,13 @@ mod watch;
 mod tests;
 
 use self::watch::{TenantStream, cloud_nodes};
-use crate::host::Stores;
+use crate::host::ServedStores;
 use crate::metrics::CallMetrics;
-use crate::model::{HostNode, names};
+use crate::model::HostNode;
 use crate::pki::installation::InstallationCas;
 use crate::pki::sign::{self, SignError, Signed};
-use crate::state::State;
 use auth::{Caller, TokenReviewer, caller};
+use authorities::Authorities;
 use futures::{Stream, StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use nestling_control_api::v1alpha1::control_server::Control;
@@ -42,8 +45,8 @@ use tonic::{Code, Request, Response, Status};
 const STREAM: Duration = Duration::from_secs(45 * 60);
 
 pub(crate) struct ControlService {
-    pub(crate) stores: Stores,
-    pub(crate) state: Arc<State>,
+    pub(crate) stores: ServedStores,
+    pub(crate) authorities: Arc<Authorities>,
     pub(crate) snapshots: tokio::sync::watch::Receiver<Arc<TenantSnapshot>>,
     pub(crate) tokens: TokenReviewer,
     pub(crate) installation: Arc<InstallationCas>,
@@ -98,7 +101,8 @@ impl ControlService {
     async fn sign_for(&self, request: &Request<SignRequest>) -> Result<SignResponse, Status> {
         let node = self.agent(request.metadata()).await?;
         let snapshot = self.snapshots.borrow().clone();
-        let certificates = Signer { snapshot: &snapshot, state: &self.state, installation: &self.installation, lifetime: self.lifetime };
+        let certificates =
+            Signer { snapshot: &snapshot, authorities: &self.authorities, installation: &self.installation, lifetime: self.lifetime };
         let request = request.get_ref();
         match certificates.sign(&node, request, Timestamp::now()).await {
             Ok(signed) => {
@@ -177,7 +181,7 @@ impl From<Refusal> for Status {
 /// Certificates for agents: the subject follows from the caller's node; of the request only the public key counts.
 struct Signer<'a> {
     snapshot: &'a TenantSnapshot,
-    state: &'a State,
+    authorities: &'a Authorities,
     installation: &'a InstallationCas,
     lifetime: SignedDuration,
 }
@@ -201,7 +205,7 @@ impl Signer<'_> {
                 let assignment = self.snapshot.tenants.get(&tenant).filter(|assignment| assignment.is_on(host));
                 let assignment = assignment.ok_or_else(|| Refusal::Tenant { node: node.clone(), tenant: tenant.clone() })?;
                 let (namespace, name) = (&assignment.tenant.namespace, &assignment.tenant.name);
-                let ca = self.state.secret(&tenant, namespace, &names::ca(name)).await.map_err(Refusal::Authority)?;
+                let ca = self.authorities.current(namespace, name).await.map_err(Refusal::Authority)?;
                 let ca = ca.ok_or(Refusal::NoAuthority)?;
                 match kind {
                     CertificateKind::Kubelet => sign::kubelet(&ca, node, csr, now, lifetime),

@@ -4,12 +4,12 @@
 //! gone or being deleted; one that cannot be read right now stays as it was, and one that is missing is named, so that agents keep
 //! what they have of it.
 
-use crate::host::{Cluster, Stores};
+use crate::control::authorities::Authorities;
+use crate::host::{Cluster, ServedStores};
 use crate::model::names;
 use crate::model::names::PINNED_NODE;
 use crate::model::{HostNode, host_url, keys};
 use crate::reconcile::validate;
-use crate::state::State;
 use ipnet::Ipv4Net;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
@@ -17,7 +17,7 @@ use nestling_control_api::v1alpha1 as api;
 use nestling_crds::names::{NodeName, TenantUid};
 use nestling_crds::v1alpha1::{HibernatedPods, NodeSelector, Topology, VirtualCluster};
 use nestling_runtime::error::chain;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -74,15 +74,15 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Publishes a snapshot after each change of the stores, until shutdown. To be started when the stores are filled.
 pub(crate) async fn maintain(
-    stores: Stores,
-    state: Arc<State>,
+    stores: ServedStores,
+    authorities: Arc<Authorities>,
     changed: Arc<Notify>,
     publish: watch::Sender<Arc<TenantSnapshot>>,
     shutdown: CancellationToken,
 ) {
     loop {
         let previous = publish.borrow().clone();
-        let next = snapshot(&stores, &state, &previous).await;
+        let next = snapshot(&stores, &authorities, &previous).await;
         let retry = !next.failed.is_empty();
         if next != *previous {
             publish.send_replace(Arc::new(next));
@@ -101,20 +101,22 @@ pub(crate) async fn maintain(
     }
 }
 
-async fn snapshot(stores: &Stores, state: &State, previous: &TenantSnapshot) -> TenantSnapshot {
+async fn snapshot(stores: &ServedStores, authorities: &Authorities, previous: &TenantSnapshot) -> TenantSnapshot {
     let mut next = TenantSnapshot::default();
     for node in stores.nodes.state() {
         let node = HostNode::from(&*node);
         next.nodes.insert(node.name.clone(), unchanged_or_new(previous.nodes.get(&node.name), node));
     }
-    for cluster in stores.clusters.state() {
+    let clusters = stores.clusters.state();
+    authorities.retain(&clusters.iter().filter_map(|cluster| cluster.uid()).map(TenantUid::new).collect::<HashSet<_>>());
+    for cluster in clusters {
         let Some(uid) = cluster.uid().map(TenantUid::new) else { continue };
         if cluster.meta().deletion_timestamp.is_some() {
             continue;
         }
         let known = previous.tenants.get(&uid);
         next.undescribed.insert(uid.clone());
-        match assignment(&cluster, &uid, stores, state).await {
+        match assignment(&cluster, &uid, stores, authorities).await {
             Ok(Some(assignment)) => {
                 next.tenants.insert(uid, unchanged_or_new(known, assignment));
             }
@@ -141,7 +143,12 @@ fn unchanged_or_new<T: PartialEq>(old: Option<&Arc<T>>, new: T) -> Arc<T> {
 }
 
 /// `None` while the cluster cannot be served yet: its status has no endpoint.
-async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: &State) -> Result<Option<Assignment>, SnapshotError> {
+async fn assignment(
+    cluster: &Cluster,
+    uid: &TenantUid,
+    stores: &ServedStores,
+    authorities: &Authorities,
+) -> Result<Option<Assignment>, SnapshotError> {
     let cluster = cluster.0.as_ref().map_err(|invalid| SnapshotError::Decode(invalid.error.clone()))?;
     let Some(status) = cluster.status.as_ref().filter(|status| status.endpoint.is_some()) else { return Ok(None) };
     let (Some(namespace), name) = (cluster.namespace(), cluster.name_any()) else { return Ok(None) };
@@ -151,7 +158,8 @@ async fn assignment(cluster: &Cluster, uid: &TenantUid, stores: &Stores, state: 
     let endpoint = service.as_deref().and_then(host_url).ok_or(SnapshotError::Missing("Service with an address"))?;
     let range: Ipv4Net =
         status.service_cidrs.first().and_then(|range| range.parse().ok()).ok_or(SnapshotError::Missing("service range"))?;
-    let ca = state.secret(uid, &namespace, &names::ca(&name)).await.map_err(SnapshotError::Secret)?;
+    let version = cluster.metadata.resource_version.as_deref();
+    let ca = authorities.of(uid, version, &namespace, &name).await.map_err(SnapshotError::Secret)?;
     let ca_bundle = ca.and_then(|ca| ca.data.as_ref()?.get(keys::CA).map(|bundle| bundle.0.clone()));
     let tenant = api::Tenant {
         uid: uid.to_string(),
@@ -180,7 +188,7 @@ fn address(range: Ipv4Net, index: u32) -> Result<String, SnapshotError> {
 }
 
 /// `None` while a `SingleNode` cluster has no node yet.
-fn nodes(cluster: &VirtualCluster, namespace: &str, name: &str, stores: &Stores) -> Option<Nodes> {
+fn nodes(cluster: &VirtualCluster, namespace: &str, name: &str, stores: &ServedStores) -> Option<Nodes> {
     if cluster.spec.topology != Topology::SingleNode {
         return Some(Nodes::Selected(cluster.spec.nodes.selector.clone()));
     }

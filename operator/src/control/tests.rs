@@ -5,12 +5,13 @@ use super::auth::TokenReviewer;
 use super::auth::tests::review_tokens;
 use super::server::ControlListener;
 use super::snapshot::{Assignment, Nodes, TenantSnapshot};
-use crate::host::testing::{cluster, filled, meta};
+use crate::control::authorities::Authorities;
+use crate::host::ServedStores;
+use crate::host::testing::{cluster, meta};
 use crate::metrics::CallMetrics;
 use crate::model::keys;
 use crate::model::{HostAddress, HostNode};
 use crate::pki::installation::{self, InstallationCas};
-use crate::state::State;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::{SignedDuration, Timestamp};
@@ -35,7 +36,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Streaming};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-const HOST: &str = "nestling-operator.nestling-system.svc";
+const HOST: &str = "nestling-control-api.nestling-system.svc";
 const AGENT_1: &str = "system:serviceaccount:nestling-system:nestling-agent|x|n1";
 const AGENT_2: &str = "system:serviceaccount:nestling-system:nestling-agent|x|n2";
 const CLOUD: &str = "system:serviceaccount:team:dev-cloud-controller|sa-1|n1";
@@ -64,20 +65,19 @@ async fn start() -> Api {
     let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca"}, "data": data});
     host.put(&serde_json::from_value::<Secret>(secret).unwrap());
     let client = host.client();
-    let stores = filled(|writers| {
-        let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"});
-        meta(
-            &mut writers.service_accounts,
-            &json!({"namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]}),
-        );
-        cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
-    });
-    let state = Arc::new(State::new(client.clone(), stores.clone()));
+    let (stores, mut writers) = ServedStores::new();
+    let owner = json!({"apiVersion": "nestling.dev/v1alpha1", "kind": "VirtualCluster", "name": "dev", "uid": "vc-1"});
+    meta(
+        &mut writers.service_accounts,
+        &json!({"namespace": "team", "name": "dev-cloud-controller", "uid": "sa-1", "labels": {labels::TENANT: "vc-1"}, "ownerReferences": [owner]}),
+    );
+    cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {}}));
+    let authorities = Arc::new(Authorities::new(client.clone()));
     let (publish, snapshots) = watch::channel(Arc::new(served_on("n1")));
     let shutdown = CancellationToken::new();
     let service = ControlService {
         stores,
-        state,
+        authorities,
         snapshots,
         tokens: TokenReviewer::new(client),
         installation: installation.clone(),

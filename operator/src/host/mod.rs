@@ -1,7 +1,7 @@
 //! The host cluster: cached reads, clients, and the queue of clusters that its changes make due.
 //!
-//! [`watches`] fills the [`Stores`], one watch per kind, label-scoped and trimmed, on every replica; [`secrets`] fills that of
-//! Secrets, with one watch per namespace. Reconciles and the control API read the same stores. [`client`] makes clients that write only while the lease is held.
+//! [`watches`] fills the stores, one watch per kind, label-scoped and trimmed, on every replica: [`Stores`] for reconciles,
+//! [`ServedStores`] for the control API. [`secrets`] fills the store of Secrets, with one watch per namespace. [`client`] makes clients that write only while the lease is held.
 
 pub(crate) mod client;
 pub(crate) mod queue;
@@ -14,7 +14,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup as _, ObjectRef, Store};
@@ -28,23 +28,28 @@ use std::sync::Arc;
 pub(crate) type Cluster = DeserializeGuard<VirtualCluster>;
 
 macro_rules! stores {
-    ($($(#[$doc:meta])* $field:ident: $kind:ty,)*) => {
-        /// Read side; clones share the stores.
+    ($(#[$about:meta])* $stores:ident, $writers:ident; $($(#[$doc:meta])* $field:ident: $kind:ty,)*) => {
+        $(#[$about])*
         #[derive(Clone)]
-        pub(crate) struct Stores {
+        pub(crate) struct $stores {
             $($(#[$doc])* pub(crate) $field: Store<$kind>,)*
         }
 
         /// Write side, one for each watch.
-        pub(crate) struct Writers {
+        pub(crate) struct $writers {
             $(pub(crate) $field: Writer<$kind>,)*
         }
 
-        impl Stores {
+        impl $stores {
             /// Empty stores and what fills them.
-            pub(crate) fn new() -> (Self, Writers) {
-                let writers = Writers { $($field: Writer::default(),)* };
+            pub(crate) fn new() -> (Self, $writers) {
+                let writers = $writers { $($field: Writer::default(),)* };
                 (Self { $($field: writers.$field.as_reader(),)* }, writers)
+            }
+
+            /// The cluster of this UID, if it exists.
+            pub(crate) fn cluster(&self, uid: &TenantUid) -> Option<Arc<Cluster>> {
+                self.clusters.find(|cluster| cluster.meta().uid.as_deref() == Some(uid.as_str()))
             }
 
             /// Waits until each store has been filled once; `false` if a watch ended before.
@@ -56,6 +61,19 @@ macro_rules! stores {
 }
 
 stores! {
+    /// What the control API reads; clones share the stores.
+    ServedStores, ServedWriters;
+    clusters: Cluster,
+    nodes: Node,
+    services: Service,
+    /// Without pod templates.
+    stateful_sets: StatefulSet,
+    service_accounts: PartialObjectMeta<ServiceAccount>,
+}
+
+stores! {
+    /// What reconciles read; clones share the stores.
+    Stores, Writers;
     clusters: Cluster,
     nodes: Node,
     service_cidrs: ServiceCIDR,
@@ -72,6 +90,7 @@ stores! {
     service_accounts: PartialObjectMeta<ServiceAccount>,
     disruption_budgets: PartialObjectMeta<PodDisruptionBudget>,
     network_policies: PartialObjectMeta<NetworkPolicy>,
+    roles: PartialObjectMeta<Role>,
     role_bindings: PartialObjectMeta<RoleBinding>,
     quotas: PartialObjectMeta<ResourceQuota>,
     namespaces: PartialObjectMeta<Namespace>,
@@ -81,11 +100,6 @@ stores! {
 pub(crate) type SecretWriter = Writer<PartialObjectMeta<Secret>>;
 
 impl Stores {
-    /// The cluster of this UID, if it exists.
-    pub(crate) fn cluster(&self, uid: &TenantUid) -> Option<Arc<Cluster>> {
-        self.clusters.find(|cluster| cluster.meta().uid.as_deref() == Some(uid.as_str()))
-    }
-
     /// The cluster that `object` belongs to: by owner reference, or by the tenant's label for its workload namespace and
     /// the objects in it.
     fn owner<K: Resource>(&self, object: &K) -> Option<ObjectRef<Cluster>> {

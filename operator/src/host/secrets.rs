@@ -1,5 +1,6 @@
 //! The store of Secrets, filled by one watch per namespace in which the operator may read them: it may in those of
 //! `VirtualClusters`, where it has bound a role to itself. A watch begins when that `RoleBinding` is seen, and ends when it is gone.
+//! The replica that leads has these watches; the others read no Secret.
 //!
 //! Nothing waits for them. What the store lacks is read from the API, so before a watch has delivered its first list, or when
 //! somebody has revoked the right, a reconcile costs more requests, and says what it was refused.
@@ -8,7 +9,7 @@
 //! thousand namespaces, by estimate, 30 MiB here for the buffers of TLS and of hyper, and a thousand idle watches at the apiserver. HTTP/2
 //! would not help: an apiserver admits 100 streams per connection, and hyper's pool opens one connection per host.
 
-use super::queue::ReconcileQueue;
+use super::watches::Links;
 use super::{Cluster, SecretWriter, Stores};
 use crate::model::names;
 use k8s_openapi::api::core::v1::Secret;
@@ -21,7 +22,6 @@ use nestling_runtime::kube::follow;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,18 +30,8 @@ const IN_FORCE: Duration = Duration::from_secs(1);
 
 type Meta = PartialObjectMeta<Secret>;
 
-/// Where changes go.
-#[derive(Clone)]
-pub(crate) struct SecretLinks {
-    pub(crate) queue: ReconcileQueue,
-    /// Notified of every change that may concern node agents.
-    pub(crate) changed: Arc<Notify>,
-    /// Notifies of every change of the operator's own rights.
-    pub(crate) granted: Arc<Notify>,
-}
-
 /// Keeps a watch in every namespace where there is to be one, until shutdown.
-pub(crate) async fn maintain(client: Client, stores: Stores, writer: SecretWriter, links: SecretLinks, shutdown: CancellationToken) {
+pub(crate) async fn maintain(client: Client, stores: Stores, writer: SecretWriter, links: Links, shutdown: CancellationToken) {
     let kept = Kept { stores, links, writer: Arc::new(Mutex::new(writer)) };
     let mut watches: BTreeMap<String, CancellationToken> = BTreeMap::new();
     let mut tasks = JoinSet::new();
@@ -115,7 +105,7 @@ async fn watch(client: Client, namespace: String, kept: Kept, stop: Cancellation
 #[derive(Clone)]
 struct Kept {
     stores: Stores,
-    links: SecretLinks,
+    links: Links,
     writer: Arc<Mutex<SecretWriter>>,
 }
 
@@ -146,13 +136,13 @@ impl Kept {
 
     fn due(&self, clusters: impl IntoIterator<Item = ObjectRef<Cluster>>) {
         self.links.queue.extend(clusters);
-        self.links.changed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::queue::ReconcileQueue;
     use crate::host::testing::{cluster, meta};
     use futures::StreamExt as _;
     use nestling_runtime::testing::{ApiServer, Fault};
@@ -192,7 +182,7 @@ mod tests {
         }
         // The agents' rights are none of the operator's.
         meta(&mut writers.role_bindings, &json!({"namespace": "c", "name": "nestling-agent", "labels": {labels::CLUSTER: "dev"}}));
-        let links = SecretLinks { queue: ReconcileQueue::default(), changed: Arc::default(), granted: Arc::default() };
+        let links = Links { queue: ReconcileQueue::default(), granted: Arc::default() };
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(maintain(api.client(), stores.clone(), writers.secrets, links.clone(), shutdown.clone()));
         let has = |namespace: &str, name: &str| stores.secrets.get(&ObjectRef::new(name).within(namespace)).is_some();

@@ -55,6 +55,7 @@ pub(crate) fn mirror(api: &ApiServer, writers: &mut Writers) {
     all(api, &mut writers.service_accounts);
     all(api, &mut writers.disruption_budgets);
     all(api, &mut writers.network_policies);
+    all(api, &mut writers.roles);
     all(api, &mut writers.role_bindings);
     all(api, &mut writers.quotas);
     all(api, &mut writers.namespaces);

@@ -1,11 +1,9 @@
-//! The watches that fill the [`Stores`]: what each of them keeps of an object, and which clusters its changes make due.
+//! The watches that fill the stores: what each of them keeps of an object, and which clusters its changes make due.
 
 use super::queue::ReconcileQueue;
-use super::{Cluster, SecretWriter, Stores, Writers};
+use super::{Cluster, SecretWriter, ServedWriters, Stores, Writers};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodTemplateSpec};
-use k8s_openapi::api::rbac::v1::RoleBinding;
-use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup as _, ObjectRef};
 use kube::runtime::watcher::{Config, Event};
@@ -22,46 +20,77 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Where changes go, and what watches need besides.
+/// What all watches need.
 #[derive(Clone)]
-pub(crate) struct Links {
-    pub(crate) queue: ReconcileQueue,
-    /// Notified of every change that may concern node agents.
-    pub(crate) changed: Arc<Notify>,
-    /// Notified of every change of the operator's own rights ([`super::secrets`]).
-    pub(crate) granted: Arc<Notify>,
+pub(crate) struct Watching {
+    pub(crate) client: Client,
     /// Not ready before the first list of every kind.
     pub(crate) readiness: Readiness,
     /// Ends all watches.
     pub(crate) shutdown: CancellationToken,
 }
 
-/// Starts the watches in `tasks`: all but those of Secrets.
-/// Returns what is to fill the store of Secrets ([`super::secrets`]).
-pub(crate) fn start(client: Client, stores: &Stores, writers: Writers, links: Links, tasks: &mut JoinSet<()>) -> SecretWriter {
-    let mut watches = Watches { client, stores, links, tasks };
+/// Starts the watches of the control API in `tasks`. `changed` is notified of every change of what it serves.
+pub(crate) fn serve(watching: Watching, writers: ServedWriters, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) {
+    fn notify<K>(changed: &Arc<Notify>) -> impl FnMut(Change<K>) + Send + 'static {
+        let changed = changed.clone();
+        move |_| changed.notify_one()
+    }
+    let mut watches = Watches { watching, tasks };
+    watches.keep("VirtualClusters", Config::default(), trim, writers.clusters, notify(changed));
+    watches.keep("nodes", Config::default(), trim_node, writers.nodes, notify(changed));
+    watches.keep("Services", owned(), trim, writers.services, notify(changed));
+    watches.keep("StatefulSets", owned(), trim_stateful_set, writers.stateful_sets, notify(changed));
+    watches.keep("ServiceAccounts", owned(), trim, writers.service_accounts, notify(changed));
+}
+
+/// Where the changes of what reconciles read go.
+#[derive(Clone)]
+pub(crate) struct Links {
+    pub(crate) queue: ReconcileQueue,
+    /// Notified of every change of the operator's own rights ([`super::secrets`]).
+    pub(crate) granted: Arc<Notify>,
+}
+
+/// Starts the watches of the operator in `tasks`: all but those of Secrets. Returns what is to fill their store
+/// ([`super::secrets`]).
+pub(crate) fn start(watching: Watching, stores: &Stores, writers: Writers, links: &Links, tasks: &mut JoinSet<()>) -> SecretWriter {
+    let mut watches = Watches { watching, tasks };
+    let due = Due { stores, queue: &links.queue };
     let control_plane = format!("{} in (control-plane, etcd, apiserver, controllers)", labels::COMPONENT);
-    let owned = Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR));
-    watches.clusters(writers.clusters);
-    watches.nodes(writers.nodes);
+    watches.keep("VirtualClusters", Config::default(), trim, writers.clusters, due.clusters());
+    watches.keep("nodes", Config::default(), trim_node, writers.nodes, due.nodes());
     watches.keep("ServiceCIDRs", Config::default(), trim, writers.service_cidrs, |_| {});
-    watches.children("pods", Config::default().labels(&control_plane), trim_pod, writers.pods);
-    watches.children("Services", owned.clone(), trim, writers.services);
-    watches.children("StatefulSets", owned.clone(), trim_stateful_set, writers.stateful_sets);
-    watches.children("Deployments", owned.clone(), trim_deployment, writers.deployments);
-    watches.children("PersistentVolumeClaims", owned.clone(), trim, writers.claims);
-    watches.children("ConfigMaps", owned.clone(), trim, writers.config_maps);
-    watches.children("ServiceAccounts", owned.clone(), trim, writers.service_accounts);
-    watches.children("PodDisruptionBudgets", owned.clone(), trim, writers.disruption_budgets);
-    watches.children("NetworkPolicies", owned.clone(), trim, writers.network_policies);
-    watches.role_bindings(owned.clone(), writers.role_bindings);
-    watches.children("ResourceQuotas", owned.clone(), trim, writers.quotas);
-    watches.children("namespaces", owned, trim, writers.namespaces);
+    watches.keep("pods", Config::default().labels(&control_plane), trim_pod, writers.pods, due.owners());
+    watches.keep("Services", owned(), trim, writers.services, due.owners());
+    watches.keep("StatefulSets", owned(), trim_stateful_set, writers.stateful_sets, due.owners());
+    watches.keep("Deployments", owned(), trim_deployment, writers.deployments, due.owners());
+    watches.keep("PersistentVolumeClaims", owned(), trim, writers.claims, due.owners());
+    watches.keep("ConfigMaps", owned(), trim, writers.config_maps, due.owners());
+    watches.keep("ServiceAccounts", owned(), trim, writers.service_accounts, due.owners());
+    watches.keep("PodDisruptionBudgets", owned(), trim, writers.disruption_budgets, due.owners());
+    watches.keep("NetworkPolicies", owned(), trim, writers.network_policies, due.owners());
+    watches.keep("Roles", owned(), trim, writers.roles, due.owners());
+    watches.keep("RoleBindings", owned(), trim, writers.role_bindings, {
+        // With them, the operator's rights to read Secrets come and go.
+        let (granted, mut owners) = (links.granted.clone(), due.owners());
+        move |change| {
+            owners(change);
+            granted.notify_one();
+        }
+    });
+    watches.keep("ResourceQuotas", owned(), trim, writers.quotas, due.owners());
+    watches.keep("namespaces", owned(), trim, writers.namespaces, due.owners());
     let mut secrets = writers.secrets;
     // Nothing waits for Secrets.
     secrets.apply_watcher_event(&Event::Init);
     secrets.apply_watcher_event(&Event::InitDone);
     secrets
+}
+
+/// What the operator has made.
+fn owned() -> Config {
+    Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::OPERATOR))
 }
 
 /// A change of a store, after it was made.
@@ -72,77 +101,57 @@ enum Change<K> {
     Listed,
 }
 
-struct Watches<'a> {
-    client: Client,
+/// Which clusters are due after a change.
+struct Due<'a> {
     stores: &'a Stores,
-    links: Links,
+    queue: &'a ReconcileQueue,
+}
+
+impl Due<'_> {
+    fn clusters(&self) -> impl FnMut(Change<Cluster>) + Send + 'static {
+        let (stores, queue) = (self.stores.clone(), self.queue.clone());
+        let mut seen: HashMap<ObjectRef<Cluster>, UserInput> = HashMap::new();
+        move |change| match change {
+            Change::Applied(cluster) => {
+                let (reference, input) = (cluster.to_object_ref(()), user_input(&cluster));
+                if seen.get(&reference) != Some(&input) {
+                    seen.insert(reference.clone(), input);
+                    queue.add(reference);
+                }
+            }
+            Change::Deleted(cluster) => {
+                seen.remove(&cluster.to_object_ref(()));
+            }
+            Change::Listed => {
+                let all = stores.clusters.state();
+                seen = all.iter().map(|cluster| (cluster.to_object_ref(()), user_input(cluster))).collect();
+                queue.extend(seen.keys().cloned());
+            }
+        }
+    }
+
+    /// A running cluster does not depend on a change of nodes; one that could not be placed may fit now.
+    fn nodes(&self) -> impl FnMut(Change<Node>) + Send + 'static {
+        let (stores, queue) = (self.stores.clone(), self.queue.clone());
+        move |_| queue.extend(stores.clusters.state().iter().filter(|cluster| !is_ready(cluster)).map(|cluster| cluster.to_object_ref(())))
+    }
+
+    /// After a change of an object its owner, after a new list every cluster.
+    fn owners<K: Resource>(&self) -> impl FnMut(Change<K>) + Send + 'static {
+        let (stores, queue) = (self.stores.clone(), self.queue.clone());
+        move |change| match change {
+            Change::Applied(object) | Change::Deleted(object) => queue.extend(stores.owner(&object)),
+            Change::Listed => queue.extend(stores.clusters.state().iter().map(|cluster| cluster.to_object_ref(()))),
+        }
+    }
+}
+
+struct Watches<'a> {
+    watching: Watching,
     tasks: &'a mut JoinSet<()>,
 }
 
 impl Watches<'_> {
-    fn clusters(&mut self, writer: Writer<Cluster>) {
-        let (stores, Links { queue, changed, .. }) = (self.stores.clone(), self.links.clone());
-        let mut seen: HashMap<ObjectRef<Cluster>, UserInput> = HashMap::new();
-        self.keep("VirtualClusters", Config::default(), trim, writer, move |change| {
-            match change {
-                Change::Applied(cluster) => {
-                    let (reference, input) = (cluster.to_object_ref(()), user_input(&cluster));
-                    if seen.get(&reference) != Some(&input) {
-                        seen.insert(reference.clone(), input);
-                        queue.add(reference);
-                    }
-                }
-                Change::Deleted(cluster) => {
-                    seen.remove(&cluster.to_object_ref(()));
-                }
-                Change::Listed => {
-                    let all = stores.clusters.state();
-                    seen = all.iter().map(|cluster| (cluster.to_object_ref(()), user_input(cluster))).collect();
-                    queue.extend(seen.keys().cloned());
-                }
-            }
-            changed.notify_one();
-        });
-    }
-
-    fn nodes(&mut self, writer: Writer<Node>) {
-        let (stores, Links { queue, changed, .. }) = (self.stores.clone(), self.links.clone());
-        self.keep("nodes", Config::default(), trim_node, writer, move |_| {
-            // A running cluster does not depend on a change of nodes; one that could not be placed may fit now.
-            queue.extend(stores.clusters.state().iter().filter(|cluster| !is_ready(cluster)).map(|cluster| cluster.to_object_ref(())));
-            changed.notify_one();
-        });
-    }
-
-    /// Watches a kind of which the operator owns objects: a change makes the owner due, a new list every cluster.
-    fn children<K>(&mut self, what: &'static str, config: Config, trim: fn(&mut K), writer: Writer<K>)
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    {
-        let act = self.due();
-        self.keep(what, config, trim, writer, act);
-    }
-
-    fn due<K: Resource>(&self) -> impl FnMut(Change<K>) + Send + 'static {
-        let (stores, Links { queue, changed, .. }) = (self.stores.clone(), self.links.clone());
-        move |change| {
-            match change {
-                Change::Applied(object) | Change::Deleted(object) => queue.extend(stores.owner(&object)),
-                Change::Listed => queue.extend(stores.clusters.state().iter().map(|cluster| cluster.to_object_ref(()))),
-            }
-            changed.notify_one();
-        }
-    }
-
-    /// With them, the operator's rights to read Secrets come and go.
-    fn role_bindings(&mut self, config: Config, writer: Writer<PartialObjectMeta<RoleBinding>>) {
-        let (granted, mut act) = (self.links.granted.clone(), self.due());
-        self.keep("RoleBindings", config, trim, writer, move |change| {
-            act(change);
-            granted.notify_one();
-        });
-    }
-
     /// Keeps a store in step with the API until shutdown. `trim` drops what is not read before it is stored.
     fn keep<K>(
         &mut self,
@@ -154,8 +163,9 @@ impl Watches<'_> {
     ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let mut pending = Some(self.links.readiness.pending(format!("first list of {what}")));
-        self.tasks.spawn(follow(Api::<K>::all(self.client.clone()), config, what, self.links.shutdown.clone(), move |event| {
+        let Watching { client, readiness, shutdown } = self.watching.clone();
+        let mut pending = Some(readiness.pending(format!("first list of {what}")));
+        self.tasks.spawn(follow(Api::<K>::all(client), config, what, shutdown, move |event| {
             let event = event.modify(trim);
             writer.apply_watcher_event(&event);
             match event {
@@ -243,18 +253,13 @@ mod tests {
         let cluster: VirtualCluster = api.put(&serde_json::from_value(object).unwrap());
         api.inject("list", "configmaps", 1, Fault::Status(503));
         let (stores, writers) = Stores::new();
-        let links = Links {
-            queue: ReconcileQueue::default(),
-            changed: Arc::default(),
-            granted: Arc::default(),
-            readiness: Readiness::default(),
-            shutdown: CancellationToken::new(),
-        };
+        let links = Links { queue: ReconcileQueue::default(), granted: Arc::default() };
+        let watching = Watching { client: api.client(), readiness: Readiness::default(), shutdown: CancellationToken::new() };
         let mut tasks = JoinSet::new();
-        let _secrets = start(api.client(), &stores, writers, links.clone(), &mut tasks);
+        let _secrets = start(watching.clone(), &stores, writers, &links, &mut tasks);
         // Each kind is listed, the ConfigMaps at the second attempt.
         assert!(timeout(DEADLINE, stores.filled()).await.unwrap());
-        assert!(links.readiness.is_ready(), "{:?}", links.readiness.waiting_for());
+        assert!(watching.readiness.is_ready(), "{:?}", watching.readiness.waiting_for());
         let mut due = pin!(links.queue.stream());
         let dev = ObjectRef::<Cluster>::new("dev").within("team");
         // Every first list makes it due.
@@ -283,7 +288,7 @@ mod tests {
         assert!(stores.config_maps.get(&ObjectRef::new("other").within("team")).is_none());
         assert_eq!(api.count("list", "secrets"), 0, "Secrets are not watched everywhere");
 
-        links.shutdown.cancel();
+        watching.shutdown.cancel();
         timeout(DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.unwrap();
     }
 }

@@ -71,6 +71,13 @@ pub(crate) fn operator(cluster: &str) -> String {
     format!("{cluster}-operator")
 }
 
+/// Role and `RoleBinding` of the control API.
+pub(crate) fn control_api(cluster: &str) -> String {
+    format!("{cluster}-control-api")
+}
+
+/// The control API's service account.
+pub(crate) const CONTROL_API: &str = "nestling-control-api";
 /// `ClusterRole` that the chart installs for the operator; bound in namespaces of `VirtualClusters` only.
 pub(crate) const OPERATOR_CLUSTER_ROLE: &str = "nestling-operator-cluster";
 /// The same; bound in workload namespaces only.

@@ -65,7 +65,7 @@ impl InstallationCas {
 
     /// Serving certificate of the control API.
     pub fn control_server(&self, dns_names: &[String], now: Timestamp, lifetime: SignedDuration) -> Result<Identity, PkiError> {
-        let spec = LeafSpec::server("nestling-operator", Usage::Server, dns_names.iter().cloned().map(San::Dns));
+        let spec = LeafSpec::server("nestling-control-api", Usage::Server, dns_names.iter().cloned().map(San::Dns));
         identity(&self.control, &spec, now, lifetime)
     }
 

@@ -224,7 +224,7 @@ fn installation_authorities_survive_their_secret() {
     let public = installation().to_config_map("nestling-system").data.unwrap();
     assert_eq!(public.keys().collect::<Vec<_>>(), ["control-ca.crt", "kubelet-client-ca.crt", "node-serving-ca.crt"]);
     assert!(public.values().all(|value| !value.contains("PRIVATE")));
-    let server = read.control_server(&["nestling-operator.nestling-system.svc".into()], now(), HOUR).unwrap();
+    let server = read.control_server(&["nestling-control-api.nestling-system.svc".into()], now(), HOUR).unwrap();
     assert!(is_signed_by(&server.certificate, read.control_ca()));
 }
 

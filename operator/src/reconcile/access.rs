@@ -1,11 +1,14 @@
-//! The operator's own rights. It may read and write Secrets, and write what control planes consist of, only in namespaces with a
-//! `VirtualCluster`: the chart gives it a role for that ([`names::OPERATOR_CLUSTER_ROLE`]), and it binds that role to itself, where
-//! the host lets it, which is where a `VirtualCluster` is (the chart's admission policy `nestling-operator-access`).
+//! Rights in the cluster's namespace: the operator's own, and those of the control API.
 //!
-//! Each cluster has a `RoleBinding` of its own. While the cluster exists it is the owner, so that the rights go with it, whatever
-//! becomes of the operator. A cluster that is being deleted owns it no longer ([`keep`]): a foreground deletion takes what a
-//! cluster owns first, and the operator has yet to settle what becomes of the data. It gives the rights up when that is done
-//! ([`give_up`]).
+//! The operator may read and write Secrets, and write what control planes consist of, only in namespaces with a `VirtualCluster`: the
+//! chart gives it a role for that ([`names::OPERATOR_CLUSTER_ROLE`]), and it binds that role to itself, where the host lets it, which
+//! is where a `VirtualCluster` is (the chart's admission policy `nestling-operator-access`). The control API may read one Secret of the
+//! cluster, that with its authority.
+//!
+//! Each cluster has Roles and `RoleBindings` of its own. While it exists it is their owner, so that the rights go with it, whatever
+//! becomes of the operator. A cluster that is being deleted does not own the operator's binding any longer ([`keep`]): a foreground
+//! deletion takes what a cluster owns first, and the operator has yet to settle what becomes of the data. It gives the rights up
+//! when that is done ([`give_up`]).
 
 use crate::apply::{Applier, ApplyError};
 use crate::model::{metadata, names};
@@ -14,7 +17,7 @@ use crate::reconcile::dereference::DereferenceError;
 use crate::reconcile::error::Error;
 use crate::reconcile::subject::Identity;
 use crate::state::Context;
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
@@ -29,12 +32,19 @@ use tokio::time::{Instant, sleep};
 const IN_FORCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Gives the operator its rights in the cluster's namespace and waits until they are in force. No request if they are.
+/// Gives the operator and the control API their rights in the cluster's namespace, and waits until the operator's are in force. No
+/// request if they are.
 pub(super) async fn grant(id: &Identity, ctx: &Context) -> Result<(), Error> {
-    give(id, Some(id.owner()), ctx).await
+    give(id, Some(id.owner()), ctx).await?;
+    let applier = Applier { host: &ctx.host, state: &ctx.state, tenant: &id.uid, adopt: None };
+    // The host lets the operator give only rights that it has itself.
+    let (role, binding) = control_api(id, &ctx.config.namespace);
+    applier.apply(role).await?;
+    once_in_force(|| applier.apply(binding.clone())).await?;
+    Ok(())
 }
 
-/// The same for a cluster that is being deleted.
+/// Keeps the operator's rights while a cluster is being deleted.
 pub(super) async fn keep(id: &Identity, ctx: &Context) -> Result<(), Error> {
     give(id, None, ctx).await
 }
@@ -67,14 +77,33 @@ pub(super) async fn give_up(id: &Identity, ctx: &Context) -> Result<(), ApplyErr
 }
 
 fn binding(id: &Identity, owner: Option<OwnerReference>, system_namespace: &str) -> RoleBinding {
-    let metadata = ObjectMeta {
-        name: Some(names::operator(&id.name)),
+    let metadata = named(id, names::operator(&id.name), owner);
+    bind(metadata, ("ClusterRole", names::OPERATOR_CLUSTER_ROLE), labels::OPERATOR, system_namespace)
+}
+
+/// A Role of the cluster's own, because its one Secret has a name of its own.
+fn control_api(id: &Identity, system_namespace: &str) -> (Role, RoleBinding) {
+    let name = names::control_api(&id.name);
+    let metadata = named(id, name.clone(), Some(id.owner()));
+    let rule = PolicyRule {
+        api_groups: Some(vec![String::new()]),
+        resources: Some(vec!["secrets".to_owned()]),
+        resource_names: Some(vec![names::ca(&id.name)]),
+        verbs: vec!["get".to_owned()],
+        ..PolicyRule::default()
+    };
+    let binding = bind(metadata.clone(), ("Role", &name), names::CONTROL_API, system_namespace);
+    (Role { metadata, rules: Some(vec![rule]) }, binding)
+}
+
+fn named(id: &Identity, name: String, owner: Option<OwnerReference>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
         namespace: Some(id.namespace.clone()),
         labels: Some(metadata::labels_of(&id.uid, &id.name)),
         owner_references: owner.map(|owner| vec![owner]),
         ..ObjectMeta::default()
-    };
-    bind(metadata, names::OPERATOR_CLUSTER_ROLE, labels::OPERATOR, system_namespace)
+    }
 }
 
 /// Tries again for a moment while the host refuses what it must allow soon.
@@ -92,12 +121,13 @@ where
     }
 }
 
-/// Whether the host refused it for want of rights: RBAC (403), or an admission policy, one of whose answers is 422.
+/// Whether the host refused it for want of rights: RBAC (403), or an admission policy, one of whose answers is 422. To bind a Role
+/// that the apiserver's authorizer does not know yet is 404.
 fn is_refused(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(kube::Error::Api(status)) = error.downcast_ref() {
-            return status.code == 403 || status.message.contains("ValidatingAdmissionPolicy");
+            return matches!(status.code, 403 | 404) || status.message.contains("ValidatingAdmissionPolicy");
         }
         next = error.source();
     }

@@ -11,7 +11,7 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt as _};
@@ -115,6 +115,7 @@ impl World {
         self.collect::<Service>();
         self.collect::<NetworkPolicy>();
         self.collect::<PodDisruptionBudget>();
+        self.collect::<Role>();
         self.collect::<RoleBinding>();
     }
 
@@ -505,6 +506,13 @@ async fn the_operator_binds_its_rights_first_and_gives_them_up_last() {
     let bound = binding(&world).unwrap();
     assert_eq!(owners(&bound), [format!("VirtualCluster {}", world.uid())]);
     assert_eq!((bound.role_ref.kind.as_str(), bound.role_ref.name.as_str()), ("ClusterRole", "nestling-operator-cluster"));
+    let control: Role = world.api.get("team", "dev-control-api").unwrap();
+    assert_eq!(owners(&control), [format!("VirtualCluster {}", world.uid())]);
+    let rules = json!([{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["dev-ca"], "verbs": ["get"]}]);
+    assert_eq!(serde_json::to_value(&control.rules).unwrap(), rules);
+    let control: RoleBinding = world.api.get("team", "dev-control-api").unwrap();
+    assert_eq!((control.role_ref.kind.as_str(), control.role_ref.name.as_str()), ("Role", "dev-control-api"));
+    assert_eq!(control.subjects.unwrap()[0].name, "nestling-control-api");
     let requests: Vec<String> = world.api.take_requests().iter().map(ToString::to_string).collect();
     let first =
         |what: &str| requests.iter().position(|request| request.starts_with(what)).unwrap_or_else(|| panic!("no {what}: {requests:?}"));

@@ -108,8 +108,9 @@ async fn the_chart_fences_the_operator(kubelet: &Kubelet<'_>, pki: &Pki, (certif
         Host::kubeconfig(&path, &server, &ca, &certificate, &key, user).map(|()| path)
     };
     let operator = kubeconfig("operator.kubeconfig", Some(rights::OPERATOR))?;
+    let control_api = kubeconfig("control-api.kubeconfig", Some(rights::CONTROL_API))?;
     let host = Host { binaries: &kubelet.binaries, kubeconfig: kubeconfig("admin.kubeconfig", None)?, root: kubelet.root };
-    rights::check(&host, &operator).await
+    rights::check(&host, &operator, &control_api).await
 }
 
 async fn nobody_gets_in_without_credentials(address: IpAddr, ca: &str) -> Result<()> {

@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const OPERATOR: &str = "system:serviceaccount:nestling-system:nestling-operator";
+pub(crate) const CONTROL_API: &str = "system:serviceaccount:nestling-system:nestling-control-api";
 
 /// A host cluster without nodes.
 pub(crate) struct Host<'a> {
@@ -71,31 +72,39 @@ impl Host<'_> {
     }
 
     async fn may(&self, verb: &str, resource: &str, namespace: &str) -> Result<bool> {
-        let acting = format!("--as={OPERATOR}");
+        self.may_as(OPERATOR, verb, resource, namespace).await
+    }
+
+    async fn may_as(&self, user: &str, verb: &str, resource: &str, namespace: &str) -> Result<bool> {
+        let acting = format!("--as={user}");
         let output = self.output("kubectl", &["auth", "can-i", verb, resource, "-n", namespace, &acting], "").await?;
         Ok(String::from_utf8_lossy(&output.stdout).trim() == "yes")
     }
 
-    /// Starts the operator as its service account. It ends with the handle.
-    fn operator(&self, kubeconfig: &Path) -> Result<Child> {
-        let log = std::fs::File::create(self.root.join("operator.log"))?;
+    /// Starts the operator or the control API as its service account. It ends with the handle.
+    fn start(&self, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Child> {
+        let log = std::fs::File::create(self.root.join(format!("{program}.log")))?;
         Command::new(env!("CARGO_BIN_EXE_nestling-operator"))
-            .args(["--identity=smoke", "--control-address=127.0.0.1:0", "--admin-address=127.0.0.1:0"])
+            .args([program, "--admin-address=127.0.0.1:0"])
+            .args(args)
             .env("KUBECONFIG", kubeconfig)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .context("cannot start the operator")
+            .with_context(|| format!("cannot start {program}"))
     }
 }
 
-/// `operator`: kubeconfig of an administrator acting as the operator's service account.
-pub(crate) async fn check(host: &Host<'_>, operator: &Path) -> Result<()> {
+/// `operator`, `control_api`: kubeconfigs of an administrator acting as their service accounts.
+pub(crate) async fn check(host: &Host<'_>, operator: &Path, control_api: &Path) -> Result<()> {
     install(host).await.context("install the chart")?;
-    let _operator = host.operator(operator)?;
+    // The control API waits for what the operator makes.
+    let _control_api = host.start("control-api", &["--control-address=127.0.0.1:0"], control_api)?;
+    let _operator = host.start("operator", &["--identity=smoke"], operator)?;
     clusters_are_built(host).await.context("the operator builds clusters with its rights")?;
+    the_control_api_changes_nothing(host).await.context("the control API")?;
     foreign_objects_are_refused(host).await.context("objects of others")?;
     pods_with_rights_are_refused(host).await.context("pods")?;
     bindings_are_refused(host).await.context("role bindings")?;
@@ -149,6 +158,26 @@ async fn clusters_are_built(host: &Host<'_>) -> Result<()> {
         })
         .await?;
     }
+    Ok(())
+}
+
+/// It has read what it serves, and may do no more.
+async fn the_control_api_changes_nothing(host: &Host<'_>) -> Result<()> {
+    let may = async |verb: &str, resource: &str, namespace: &str| host.may_as(CONTROL_API, verb, resource, namespace).await;
+    for cluster in ["stacked", "external"] {
+        ensure!(may("get", &format!("secrets/{cluster}-ca"), "team-a").await?, "it may not read the authority of {cluster}");
+        ensure!(!may("get", &format!("secrets/{cluster}-sa"), "team-a").await?, "it may read the keys of {cluster}");
+    }
+    for resource in ["secrets", "virtualclusters.nestling.dev", "deployments.apps", "rolebindings.rbac.authorization.k8s.io", "pods"] {
+        for verb in ["create", "update", "patch", "delete"] {
+            ensure!(!may(verb, resource, "team-a").await?, "it may {verb} {resource}");
+        }
+    }
+    ensure!(!may("list", "secrets", "team-a").await? && !may("get", "secrets", "kube-system").await?);
+    let log = std::fs::read_to_string(host.root.join("control-api.log"))?;
+    ensure!(!log.to_lowercase().contains("forbidden"), "the control API lacks a right:\n{log}");
+    let log = std::fs::read_to_string(host.root.join("operator.log"))?;
+    ensure!(!log.contains("reconcile failed") && !log.contains("watch failed"), "the operator lacks a right:\n{log}");
     Ok(())
 }
 
@@ -261,12 +290,23 @@ async fn bindings_are_refused(host: &Host<'_>) -> Result<()> {
     let workload = host.kubectl(&["get", "virtualcluster", "stacked", "-n", "team-a", "-o", path]).await?;
     // By RBAC itself.
     host.creation_refused(&binding(&workload, "cluster-admin", "nestling-agent"), "attempting to grant RBAC permissions").await?;
-    for role in ["nestling-agent-workload", "nestling-operator-workload"] {
-        host.creation_refused(&binding(&workload, role, "other"), "may bind its roles only to itself").await?;
+    for (role, account) in [("nestling-agent-workload", "nestling-agent"), ("nestling-operator-workload", "nestling-operator")] {
+        let refusal = format!("may bind ClusterRole {role} only to service account {account}");
+        host.creation_refused(&binding(&workload, role, "other"), &refusal).await?;
         let refusal = format!("may not bind ClusterRole {role} in namespace team-a, which is no workload namespace");
         host.creation_refused(&binding("team-a", role, "nestling-agent"), &refusal).await?;
     }
-    host.creation_refused(&binding("team-a", "nestling-operator-cluster", "other"), "may bind its roles only to itself").await?;
+    let refusal = "may bind ClusterRole nestling-operator-cluster only to service account nestling-operator";
+    host.creation_refused(&binding("team-a", "nestling-operator-cluster", "other"), refusal).await?;
+    let role = |name: &str, rule: &str| {
+        let rules = format!(", rules: [{{apiGroups: [''], {rule}}}]");
+        labelled("apiVersion: rbac.authorization.k8s.io/v1, kind: Role", "team-a", &rules).replace("name: forged", &format!("name: {name}"))
+    };
+    let refusal = "may make only Roles for the control API";
+    host.creation_refused(&role("forged", "resources: [secrets], resourceNames: [stacked-ca], verbs: [get]"), refusal).await?;
+    host.creation_refused(&role("stacked-control-api", "resources: [secrets], verbs: [get]"), refusal).await?;
+    host.creation_refused(&role("stacked-control-api", "resources: [secrets], resourceNames: [stacked-ca], verbs: [get, patch]"), refusal)
+        .await?;
     let refusal = "may not bind ClusterRole nestling-operator-cluster";
     host.creation_refused(&binding(&workload, "nestling-operator-cluster", "nestling-operator"), refusal).await
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::host::Writers;
+use crate::host::ServedWriters;
 use crate::host::testing::{cluster, put};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,8 +9,8 @@ use nestling_runtime::testing::{ApiServer, Fault};
 use serde_json::{Value, json};
 
 /// Stores with one served tenant, and the API that has its CA.
-fn world() -> (Stores, Writers, State, ApiServer) {
-    let (stores, mut writers) = Stores::new();
+fn world() -> (ServedStores, ServedWriters, Authorities, ApiServer) {
+    let (stores, mut writers) = ServedStores::new();
     put(&mut writers.nodes, json!({"metadata": {"name": "n1"}}));
     put(
         &mut writers.services,
@@ -23,8 +23,8 @@ fn world() -> (Stores, Writers, State, ApiServer) {
     let api = ApiServer::new();
     let secret = json!({"metadata": {"namespace": "team", "name": "dev-ca"}, "data": {"ca.crt": BASE64_STANDARD.encode("CA")}});
     api.put(&serde_json::from_value::<Secret>(secret).unwrap());
-    let remembered = State::new(api.client(), stores.clone());
-    (stores, writers, remembered, api)
+    let authorities = Authorities::new(api.client());
+    (stores, writers, authorities, api)
 }
 
 fn vc(metadata: &Value) -> Value {
@@ -43,8 +43,8 @@ fn vc(metadata: &Value) -> Value {
 
 #[tokio::test]
 async fn agents_get_what_they_need() {
-    let (stores, _writers, state, _) = world();
-    let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let (stores, _writers, authorities, _) = world();
+    let taken = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     assert!(taken.undescribed.is_empty());
     let assignment = &taken.tenants[&TenantUid::new("vc-1")];
     let expected = api::Tenant {
@@ -90,45 +90,45 @@ async fn agents_stop_pods_while_the_status_says_that_the_cluster_hibernates() {
 
 #[tokio::test]
 async fn a_tenant_that_cannot_be_read_stays_as_it_was() {
-    let (stores, mut writers, state, api) = world();
-    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let (stores, mut writers, authorities, api) = world();
+    let before = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     api.inject("get", "secrets", usize::MAX, Fault::Status(500));
-    let after = snapshot(&stores, &state, &before).await;
+    let after = snapshot(&stores, &authorities, &before).await;
     assert_eq!((after.tenants, after.undescribed.len()), (before.tenants.clone(), 0));
     // Also when its Service is gone for a moment.
     let service: Service = serde_json::from_value(json!({"metadata": {"namespace": "team", "name": "dev-apiserver"}})).unwrap();
     writers.services.apply_watcher_event(&Event::Delete(service));
-    assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
+    assert_eq!(snapshot(&stores, &authorities, &before).await.tenants, before.tenants);
     // A replica that has just started can only say that it exists.
-    let fresh = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let fresh = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     assert_eq!((fresh.undescribed, fresh.tenants.len()), ([TenantUid::new("vc-1")].into(), 0));
 }
 
 #[tokio::test]
 async fn a_cluster_that_this_build_cannot_decode_does_not_count_as_gone() {
-    let (stores, mut writers, state, _) = world();
-    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let (stores, mut writers, authorities, _) = world();
+    let before = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, json!({"metadata": {"namespace": "team", "name": "dev", "uid": "vc-1"}, "spec": {"topology": "Ring"}}));
-    assert_eq!(snapshot(&stores, &state, &before).await.tenants, before.tenants);
-    assert_eq!(snapshot(&stores, &state, &TenantSnapshot::default()).await.undescribed, [TenantUid::new("vc-1")].into());
+    assert_eq!(snapshot(&stores, &authorities, &before).await.tenants, before.tenants);
+    assert_eq!(snapshot(&stores, &authorities, &TenantSnapshot::default()).await.undescribed, [TenantUid::new("vc-1")].into());
 }
 
 #[tokio::test]
 async fn a_cluster_being_deleted_leaves_at_once() {
-    let (stores, mut writers, state, _) = world();
-    let before = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let (stores, mut writers, authorities, _) = world();
+    let before = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     cluster(&mut writers.clusters, vc(&json!({"deletionTimestamp": "2026-01-01T00:00:00Z"})));
-    let after = snapshot(&stores, &state, &before).await;
+    let after = snapshot(&stores, &authorities, &before).await;
     assert!(after.undescribed.is_empty() && after.tenants.is_empty());
 }
 
 #[tokio::test]
 async fn a_single_node_cluster_is_served_where_it_is_pinned() {
-    let (stores, mut writers, state, _) = world();
+    let (stores, mut writers, authorities, _) = world();
     let mut single = vc(&json!({}));
     single["spec"]["topology"] = "SingleNode".into();
     cluster(&mut writers.clusters, single);
-    assert!(snapshot(&stores, &state, &TenantSnapshot::default()).await.tenants.is_empty());
+    assert!(snapshot(&stores, &authorities, &TenantSnapshot::default()).await.tenants.is_empty());
     put(
         &mut writers.stateful_sets,
         json!({
@@ -136,6 +136,6 @@ async fn a_single_node_cluster_is_served_where_it_is_pinned() {
             "spec": {"selector": {}, "template": {}},
         }),
     );
-    let taken = snapshot(&stores, &state, &TenantSnapshot::default()).await;
+    let taken = snapshot(&stores, &authorities, &TenantSnapshot::default()).await;
     assert_eq!(taken.tenants[&TenantUid::new("vc-1")].nodes, Nodes::Pinned(NodeName::new("n2")));
 }

@@ -40,24 +40,25 @@ pub(super) fn namespace(cluster: &ValidatedCluster) -> Namespace {
 
 /// Rights of the node agents.
 pub(super) fn role_binding(cluster: &ValidatedCluster) -> RoleBinding {
-    bind(metadata::in_workload_namespace(cluster, names::AGENT), names::AGENT_ROLE, names::AGENT, &cluster.system_namespace)
+    bind(
+        metadata::in_workload_namespace(cluster, names::AGENT),
+        ("ClusterRole", names::AGENT_ROLE),
+        names::AGENT,
+        &cluster.system_namespace,
+    )
 }
 
 /// Rights of the operator itself.
 pub(super) fn operator_binding(cluster: &ValidatedCluster) -> RoleBinding {
     let metadata = metadata::in_workload_namespace(cluster, names::OPERATOR);
-    bind(metadata, names::OPERATOR_WORKLOAD_ROLE, labels::OPERATOR, &cluster.system_namespace)
+    bind(metadata, ("ClusterRole", names::OPERATOR_WORKLOAD_ROLE), labels::OPERATOR, &cluster.system_namespace)
 }
 
-/// Binds a `ClusterRole` of the chart to one of its service accounts.
-pub(crate) fn bind(metadata: ObjectMeta, role: &str, account: &str, system_namespace: &str) -> RoleBinding {
+/// Binds a role, by kind and name, to a service account of the chart.
+pub(crate) fn bind(metadata: ObjectMeta, (kind, role): (&str, &str), account: &str, system_namespace: &str) -> RoleBinding {
     RoleBinding {
         metadata,
-        role_ref: RoleRef {
-            api_group: Some("rbac.authorization.k8s.io".to_owned()),
-            kind: "ClusterRole".to_owned(),
-            name: role.to_owned(),
-        },
+        role_ref: RoleRef { api_group: Some("rbac.authorization.k8s.io".to_owned()), kind: kind.to_owned(), name: role.to_owned() },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
             name: account.to_owned(),

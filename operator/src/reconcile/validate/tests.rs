@@ -27,7 +27,7 @@ fn an_empty_spec_is_a_working_cluster() {
     // Two segments of the WAL and the next one, the database and a copy of it fit.
     let small = self::cluster(&json!({"etcd": {"storage": {"medium": "Memory", "size": "256Mi"}}})).etcd;
     assert!(small.quota_bytes * 2 + 3 * (64 << 20) < 256 << 20 && small.quota_bytes > 28 << 20, "{}", small.quota_bytes);
-    assert_eq!(cluster.control_url, "https://nestling-operator.nestling-system.svc:8443");
+    assert_eq!(cluster.control_url, "https://nestling-control-api.nestling-system.svc:8443");
     assert_eq!(cluster.owner.controller, Some(true));
 }
 
