@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// The objects of the chart with its default values.
 fn objects() -> Vec<Value> {
-    let folder = std::env::var_os("NESTLING_RENDERED").map(PathBuf::from).unwrap_or_else(|| panic!("NESTLING_RENDERED is not set"));
+    let folder = std::env::var_os("NESTLING_RENDERED").map_or_else(|| panic!("NESTLING_RENDERED is not set"), PathBuf::from);
     let text = std::fs::read_to_string(folder.join("values.yaml")).unwrap();
     let documents = text.split("\n---\n").filter(|document| document.lines().any(|line| line.starts_with("kind:")));
     documents.map(|document| serde_saphyr::from_str(document).unwrap_or_else(|error| panic!("{error}:\n{document}"))).collect()
@@ -116,9 +116,8 @@ fn whatever_the_operator_may_write_is_checked_at_admission() {
         let operations = verbs.iter().flat_map(|verb| match *verb {
             "get" | "list" | "watch" => [].as_slice(),
             "create" => ["CREATE"].as_slice(),
-            "update" => ["UPDATE"].as_slice(),
             // Server-side apply creates too, but only with the verb `create`.
-            "patch" => ["UPDATE"].as_slice(),
+            "update" | "patch" => ["UPDATE"].as_slice(),
             "delete" => ["DELETE"].as_slice(),
             other => panic!("{other} {resource}"),
         });
