@@ -73,16 +73,15 @@ impl HostNode {
 async fn follow(nodes: Api<Node>, name: NodeName, sender: watch::Sender<Option<Arc<Node>>>, shutdown: CancellationToken) {
     let mut changes = pin!(object(nodes, name.as_str(), "the host's Node"));
     while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
-        match change {
-            Some(mut node) => {
-                node.metadata.managed_fields = None;
-                if let Some(status) = &mut node.status {
-                    status.images = None;
-                }
-                sender.send_replace(Some(Arc::new(node)));
-            }
+        let Some(mut node) = change else {
             // The machine is still there, since this program runs on it: what was known stays.
-            None => tracing::warn!(node = %name, "the host cluster has no Node of this name"),
+            tracing::warn!(node = %name, "the host cluster has no Node of this name");
+            continue;
+        };
+        node.metadata.managed_fields = None;
+        if let Some(status) = &mut node.status {
+            status.images = None;
         }
+        sender.send_replace(Some(Arc::new(node)));
     }
 }
