@@ -122,6 +122,18 @@ async fn a_tenant_that_is_described_differently_keeps_its_pods() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tenant_that_hibernates_loses_its_pods_and_is_served_again_when_it_wakes() {
+    let world = World::new().await;
+    let asleep = TenantSpec { hibernated: true, ..tenant_spec() };
+    world.send(Change::Serve(Box::new(asleep))).await;
+    assert!(world.has_rules().await, "its containers are still being stopped");
+    world.stop_pod().await;
+    assert!(!world.has_rules().await && !world.is_served().await);
+    world.send(Change::Serve(Box::new(tenant_spec()))).await;
+    assert!(world.is_served().await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_stops_leaves_pods_and_rules_even_during_a_cleanup() {
     for removed in [false, true] {
         let world = World::new().await;
