@@ -450,9 +450,12 @@ mod tests {
         assert!(text.contains("add rule ip nestling tenant-a ip daddr 10.96.0.0/16 drop"), "{text}");
         assert!(text.contains("add element ip nestling endpoints-1-a { 10.96.0.5 . tcp . 80 : 10.0.0.7 . 8080 }"), "{text}");
         assert!(!text.contains("10.0.0.8"), "{text}");
-        let requests = api.requests();
-        let nodes = requests.iter().filter(|request| request.resource == "nodes");
-        assert!(nodes.clone().count() > 0 && nodes.clone().all(|request| request.query["fieldSelector"] == "metadata.name=worker-7"));
+        let selectors = |resource: &str, kind: &str| -> BTreeSet<String> {
+            let requests = api.requests().into_iter().filter(|request| request.resource == resource);
+            requests.map(|request| request.query[kind].clone()).collect()
+        };
+        assert_eq!(selectors("nodes", "fieldSelector"), ["metadata.name=worker-7".to_owned()].into());
+        assert_eq!(selectors("endpointslices", "labelSelector"), [SLICES.to_owned()].into());
         shutdown.cancel();
         running.await.unwrap();
         following.await.unwrap();
