@@ -132,7 +132,9 @@ fn pod(mut own: Value, metadata: Value, status: Value) -> Pod {
     own.as_object_mut().unwrap().extend(fields);
     let spec = json!({"nodeName": "node-1", "serviceAccountName": "robot", "terminationGracePeriodSeconds": 30,
         "containers": [{"name": "web", "image": "web:1"}]});
-    serde_json::from_value(json!({"metadata": own, "spec": spec, "status": status})).unwrap()
+    let mut pod = json!({"metadata": own, "spec": spec});
+    pod["status"] = status;
+    serde_json::from_value(pod).unwrap()
 }
 
 fn pending() -> Value {

@@ -76,8 +76,8 @@ fn now() -> Timestamp {
 }
 
 /// 80 % of 1000 s after [`now`].
-fn due() -> Option<Timestamp> {
-    Some("2026-01-01T00:13:20Z".parse().unwrap())
+fn due() -> Timestamp {
+    "2026-01-01T00:13:20Z".parse().unwrap()
 }
 
 fn files() -> PodFiles {
@@ -95,7 +95,7 @@ fn pod(color: &str) -> Pod {
 #[tokio::test]
 async fn a_fresh_secret_is_left_alone() {
     let (world, secret) = World::with_secret().await;
-    assert_eq!(secret.refresh_at, due());
+    assert_eq!(secret.refresh_at, Some(due()));
     let live = world.live().unwrap();
     assert_eq!(live.metadata.annotations.as_ref().unwrap()[REFRESH_AT], "2026-01-01T00:13:20Z");
     assert_eq!(world.tenant_api.take_writes(), [format!("create {TOKENS} shop/robot")]);
@@ -112,7 +112,7 @@ async fn an_edited_label_rewrites_its_file_and_requests_no_token() {
     let annotations = world.live().unwrap().metadata.annotations.unwrap();
     assert_eq!(annotations[REFRESH_AT], "2026-01-01T00:13:20Z");
     assert!(annotations[DIGEST] != secret.digest && updated.digest == annotations[DIGEST]);
-    assert_eq!((updated.uid, updated.refresh_at), (secret.uid, due()));
+    assert_eq!((updated.uid, updated.refresh_at), (secret.uid, Some(due())));
     assert_eq!(world.tenant_api.count("create", TOKENS), 1);
 }
 
@@ -120,7 +120,7 @@ async fn an_edited_label_rewrites_its_file_and_requests_no_token() {
 async fn a_token_is_replaced_when_it_is_due() {
     let (world, secret) = World::with_secret().await;
     let secret = PodSecret { refresh_at: Some(now()), ..secret };
-    assert_eq!(world.ensure(&pod("blue"), Some(&secret)).await.unwrap().unwrap().refresh_at, due());
+    assert_eq!(world.ensure(&pod("blue"), Some(&secret)).await.unwrap().unwrap().refresh_at, Some(due()));
     world.assert_holds("2", "blue");
 }
 
