@@ -70,8 +70,12 @@ test-unit: ## Tests that need no cluster
 	if [[ -n "$$unused" ]]; then echo -e "error: no test uses these snapshots:\n$$unused" >&2; exit 1; fi
 
 .PHONY: bench
-bench: installed ## Measure against the host and bare programs, and write docs/benchmarks.md
+bench: installed ## Measure against the host and bare programs, and write its part of docs/benchmarks.md
 	$(RELEASE)/bench
+
+.PHONY: bench-scale
+bench-scale: programs ## Measure the operator with 1,000 simulated tenants, and write its part of docs/benchmarks.md (30 minutes)
+	$(RELEASE)/bench-scale
 
 .PHONY: check
 check: ## What CI asks for besides tests: formatting, lints, documentation, generated files, chart, dependencies

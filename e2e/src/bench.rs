@@ -11,11 +11,12 @@ mod report;
 mod rest;
 mod start;
 
+use crate::figures::Sample;
 use crate::suite::{Kubectl, Tenant};
 use anyhow::Result;
 use nestling_hostcluster::Cache;
 use nestling_hostcluster::programs::{self, Versions};
-use report::{Report, Sample};
+use report::Report;
 use std::path::Path;
 
 /// How often each thing is done.

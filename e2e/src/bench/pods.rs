@@ -1,6 +1,6 @@
 //! Pod starts, host and tenant in turn.
 
-use super::report::Sample;
+use crate::figures::Sample;
 use crate::suite::{AGNHOST, Kubectl, Namespace, Tenant, eventually};
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;

@@ -1,44 +1,17 @@
-//! Samples and the Markdown they become.
+//! The Markdown that samples become.
 
 use super::rest::Usage;
+use crate::figures::{Sample, publish};
 use crate::suite::Kubectl;
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Times of one thing done several times.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sample(Vec<Duration>);
-
-impl FromIterator<Duration> for Sample {
-    fn from_iter<T: IntoIterator<Item = Duration>>(times: T) -> Self {
-        let mut times: Vec<Duration> = times.into_iter().collect();
-        times.sort();
-        Self(times)
-    }
-}
-
-impl Sample {
-    pub(crate) fn push(&mut self, took: Duration) {
-        self.0.push(took);
-        self.0.sort();
-    }
-
-    /// Nearest-rank percentile, 0 to 100.
-    fn percentile(&self, percent: usize) -> Duration {
-        let rank = (self.0.len() * percent).div_ceil(100).clamp(1, self.0.len().max(1));
-        self.0.get(rank - 1).copied().unwrap_or_default()
-    }
-
-    fn ratio(&self, to: &Self, percent: usize) -> f64 {
-        self.percentile(percent).as_secs_f64() / to.percentile(percent).as_secs_f64()
-    }
-
-    fn row(&self) -> String {
-        let s = |d: Duration| format!("{:.2}", d.as_secs_f64());
-        format!("{} | {} | {} | {}", self.0.len(), s(self.percentile(1)), s(self.percentile(50)), s(self.percentile(100)))
-    }
+/// n, minimum, median and maximum, as columns.
+fn row(sample: &Sample) -> String {
+    let s = |d: Duration| format!("{:.2}", d.as_secs_f64());
+    format!("{} | {} | {} | {}", sample.count(), s(sample.percentile(1)), s(sample.percentile(50)), s(sample.percentile(100)))
 }
 
 pub(crate) struct Report(String);
@@ -51,7 +24,7 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let text = |key: &str| info[key].as_str().unwrap_or("?").to_owned();
         Ok(Self(format!(
-            "# Benchmarks\n\nWritten by `make bench`. Machine: {cores} cores, kernel {}, {} nodes, kubelet {}, {}. All nodes, the host's control plane and the tenants share these cores. Times in seconds.\n",
+            "Written by `make bench`. Machine: {cores} cores, kernel {}, {} nodes, kubelet {}, {}. All nodes, the host's control plane and the tenants share these cores. Times in seconds.\n",
             text("kernelVersion"),
             nodes.len(),
             text("kubeletVersion"),
@@ -68,7 +41,7 @@ impl Report {
         self.line("| | n | min | median | max | median ÷ first |\n| --- | --- | --- | --- | --- | --- |");
         for (name, sample) in rows {
             let ratio = rows.first().map_or(1.0, |(_, first)| sample.ratio(first, 50));
-            self.line(&format!("| {name} | {} | {ratio:.2} |", sample.row()));
+            self.line(&format!("| {name} | {} | {ratio:.2} |", row(sample)));
         }
     }
 
@@ -85,7 +58,7 @@ impl Report {
 
     pub(crate) fn pair(&mut self, host: &Sample, tenant: &Sample) {
         self.line("| | n | min | median | max |\n| --- | --- | --- | --- | --- |");
-        self.line(&format!("| host | {} |\n| tenant | {} |", host.row(), tenant.row()));
+        self.line(&format!("| host | {} |\n| tenant | {} |", row(host), row(tenant)));
         self.line(&format!("\ntenant ÷ host: {:.2} at the median, {:.2} at p99", tenant.ratio(host, 50), tenant.ratio(host, 99)));
     }
 
@@ -105,29 +78,11 @@ impl Report {
     }
 
     pub(crate) fn write(&self, output: &Path) -> Result<()> {
-        std::fs::write(output, &self.0).with_context(|| format!("write {}", output.display()))?;
-        print!("{}", self.0);
-        Ok(())
+        publish(output, "make bench", &self.0)
     }
 
     fn line(&mut self, text: &str) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{text}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentiles_are_nearest_rank() {
-        let mut sample = Sample::default();
-        for ms in [40, 10, 30, 20] {
-            sample.push(Duration::from_millis(ms));
-        }
-        assert_eq!(sample.percentile(50), Duration::from_millis(20));
-        assert_eq!(sample.percentile(99), Duration::from_millis(40));
-        assert_eq!(sample.percentile(1), Duration::from_millis(10));
     }
 }

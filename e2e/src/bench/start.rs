@@ -3,7 +3,7 @@
 //! host itself takes for a volume.
 
 use super::pods;
-use super::report::Sample;
+use crate::figures::Sample;
 use crate::suite::{AGNHOST, Kubectl, Namespace, Running, eventually, manifest};
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
