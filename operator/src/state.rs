@@ -8,6 +8,7 @@ use crate::host::queue::ReconcileQueue;
 use crate::host::{Cluster, Stores};
 use crate::metrics::ReconcileMetrics;
 use crate::pki::installation::InstallationCas;
+use crate::tenant::lanes::Lanes;
 use crate::tenant::observe::Observation;
 use crate::tenant::{ConnectError, Connection, Target, Tenant};
 use jiff::Timestamp;
@@ -20,9 +21,11 @@ use nestling_crds::v1alpha1::VirtualClusterStatus;
 use nestling_runtime::backoff::PerObject;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Pause between removals of what is remembered of deleted clusters.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -47,6 +50,8 @@ pub(crate) struct Context {
 pub(crate) struct State {
     client: Client,
     pub(crate) stores: Stores,
+    /// Calls into tenants pass through these.
+    pub(crate) lanes: Arc<Lanes>,
     clusters: Mutex<HashMap<TenantUid, ClusterState>>,
     /// Clusters that change their version, or may begin to.
     changing: Mutex<HashSet<TenantUid>>,
@@ -59,8 +64,7 @@ pub(crate) struct ClusterState {
     pub(crate) status: Option<VirtualClusterStatus>,
     /// Host objects that are known to be as applied, by kind, namespace and name.
     pub(crate) verified: HashMap<String, Verified>,
-    /// Hash of the add-ons in the tenant that were last found or made right, and when.
-    pub(crate) addons: Option<(u64, Instant)>,
+    pub(crate) addons: Addons,
     /// A member of its etcd has raised alarm `NOSPACE`.
     pub(crate) no_space: Option<NoSpace>,
     /// UID of the `RoleBinding` that gives the operator its rights in the cluster's namespace, once they are in force.
@@ -77,6 +81,20 @@ pub(crate) struct NoSpace {
     /// Size and quota in bytes of a database that an attempt has left full.
     pub(crate) full: Option<(u64, u64)>,
 }
+
+/// The add-ons in a tenant. Settings are known by their hash.
+#[derive(Debug, Default)]
+pub(crate) enum Addons {
+    #[default]
+    Unknown,
+    /// Tried until it succeeds or this is dropped.
+    Applying { settings: u64, failure: Option<Failure>, _task: AbortOnDropHandle<()> },
+    /// Found or made right.
+    Applied { settings: u64, at: Instant },
+}
+
+/// Why something failed.
+pub(crate) type Failure = Arc<dyn StdError + Send + Sync>;
 
 /// The hash that an object was applied with, and the version of the object that was seen to have it: the generation where
 /// the kind has one, for status writes do not count; the resourceVersion elsewhere.
@@ -100,7 +118,7 @@ impl Verified {
 
 impl State {
     pub(crate) fn new(client: Client, stores: Stores) -> Self {
-        Self { client, stores, clusters: Mutex::default(), changing: Mutex::default() }
+        Self { client, stores, lanes: Arc::default(), clusters: Mutex::default(), changing: Mutex::default() }
     }
 
     /// Reads or changes what is remembered of a cluster; `act` must not block.
@@ -150,11 +168,11 @@ impl State {
             None => Observation::default(),
         };
         // Opened outside the lock, for it signs a certificate; a cluster has one reconcile at a time.
-        let connection = Connection::open(target, guard, observed, changed, now)?;
+        let connection = Connection::open(target, guard, self.lanes.clone(), observed, changed, now)?;
         let tenant = connection.tenant.clone();
         self.with(cluster, |state| {
             state.connection = Some(connection);
-            state.addons = None;
+            state.addons = Addons::Unknown;
         });
         Ok(tenant)
     }
@@ -189,7 +207,10 @@ impl State {
 
     /// Closes the connection to a tenant.
     pub(crate) fn disconnect(&self, cluster: &TenantUid) {
-        self.with(cluster, |state| state.connection = None);
+        self.with(cluster, |state| {
+            state.connection = None;
+            state.addons = Addons::Unknown;
+        });
     }
 
     /// Forgets deleted clusters.
@@ -198,6 +219,7 @@ impl State {
             self.stores.clusters.state().iter().filter_map(|cluster| cluster.uid()).map(TenantUid::new).collect();
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| existing.contains(uid));
         self.changing.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid| existing.contains(uid));
+        self.lanes.retain(&existing);
     }
 
     /// Forgets deleted clusters now and then. To be started when the stores are filled.
@@ -260,18 +282,18 @@ mod tests {
         let state = State::new(ApiServer::new().client(), Stores::new().0);
         let (ca, ca_bundle) = ca();
         let connect = |url, now| {
-            let target = Target { cluster: "team/dev".into(), url, ca: &ca, ca_bundle: &ca_bundle };
+            let target = Target { tenant: &uid(), cluster: "team/dev".into(), url, ca: &ca, ca_bundle: &ca_bundle };
             state.connect(&uid(), &target, &WriteGuard::open(), || {}, now).unwrap().observation
         };
         let (here, there, now) = ("https://127.0.0.1:1", "https://127.0.0.1:2", Timestamp::now());
         let first = connect(here, now);
-        state.with(&uid(), |state| state.addons = Some((1, Instant::now())));
+        state.with(&uid(), |state| state.addons = Addons::Applied { settings: 1, at: Instant::now() });
         assert!(connect(here, now).same_channel(&first));
 
         let moved = connect(there, now);
         assert!(!moved.same_channel(&first));
         // Another address may be another cluster: its add-ons are checked again.
-        assert!(state.with(&uid(), |state| state.addons.is_none()));
+        assert!(state.with(&uid(), |state| matches!(state.addons, Addons::Unknown)));
         // The identity lives for 24 hours and is replaced 8 hours before its end.
         assert!(connect(there, now + SignedDuration::from_hours(15)).same_channel(&moved));
         let renewed = connect(there, now + SignedDuration::from_hours(17));

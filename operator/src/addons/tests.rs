@@ -1,12 +1,14 @@
 use super::*;
 use crate::apply::drift::holds;
 use crate::host::Stores;
+use crate::tenant::observe::Observation;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use nestling_crds::v1alpha1::{CoreDns, Forwarding};
-use nestling_runtime::testing::ApiServer;
+use nestling_runtime::testing::{ApiServer, Fault};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::{mpsc, watch};
 
 const EVERY: Duration = Duration::from_secs(600);
 
@@ -47,14 +49,26 @@ fn every_field_is_one_of_its_kind() {
     }
 }
 
+/// As a reconcile starts it; what failed, and that nothing does any more, comes through the channel, which is closed at the end.
+fn begin(client: &Client, remembered: &Arc<State>, settings: Settings) -> (Option<Failure>, mpsc::UnboundedReceiver<Option<Failure>>) {
+    let (sender, ends) = mpsc::unbounded_channel();
+    let tenant = Tenant { client: client.clone(), observation: watch::channel(Observation::default()).1 };
+    let ended = move |failure: Option<&Failure>| drop(sender.send(failure.cloned()));
+    (keep(&tenant, &TenantUid::new("vc-1"), remembered, settings, EVERY, ended), ends)
+}
+
+fn remember_nothing(client: &Client) -> Arc<State> {
+    Arc::new(State::new(client.clone(), Stores::new().0))
+}
+
 #[tokio::test(start_paused = true)]
 async fn applied_once_then_checked_now_and_then_and_repaired() {
     let api = ApiServer::new();
     let client = api.client();
-    let (uid, remembered) = (TenantUid::new("vc-1"), State::new(client.clone(), Stores::new().0));
+    let remembered = remember_nothing(&client);
     let keep = async |generation| {
         let settings = Settings { coredns_generation: Some(generation), ..settings() };
-        apply(&client, &uid, &remembered, &settings, EVERY).await.unwrap();
+        begin(&client, &remembered, settings).1.recv().await;
     };
     let writes = || api.take_writes().into_iter().filter(|write| write.starts_with("apply")).collect::<Vec<_>>();
     let total = stages(&settings()).iter().map(Vec::len).sum::<usize>();
@@ -78,11 +92,26 @@ async fn applied_once_then_checked_now_and_then_and_repaired() {
     assert_eq!((api.requests().len(), writes().len()), (total, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_does_not_answer_occupies_no_reconcile_and_is_tried_again() {
+    let api = ApiServer::new();
+    let (client, remembered) = (api.client(), remember_nothing(&api.client()));
+    api.inject("get", "clusterrolebindings", 1, Fault::Hang);
+    let (failure, mut ends) = begin(&client, &remembered, settings());
+    assert!(failure.is_none());
+    let failed = ends.recv().await.unwrap().unwrap();
+    assert_eq!(failed.to_string(), TooSlow.to_string());
+    // What the next reconcile reports, while it is tried again.
+    let (reported, mut none) = begin(&client, &remembered, settings());
+    assert!(Arc::ptr_eq(&reported.unwrap(), &failed) && none.recv().await.is_none());
+    assert!(ends.recv().await.unwrap().is_none());
+    assert!(begin(&client, &remembered, settings()).0.is_none());
+    assert!(api.get::<Deployment>("kube-system", "coredns").is_some());
+}
+
 /// Applies with these settings as a reconcile does that remembers nothing.
 async fn apply_anew(api: &ApiServer, core_dns: CoreDns) {
-    let (client, uid) = (api.client(), TenantUid::new("vc-1"));
-    let settings = Settings { core_dns, ..settings() };
-    apply(&client, &uid, &State::new(client.clone(), Stores::new().0), &settings, EVERY).await.unwrap();
+    apply(&api.client(), &Settings { core_dns, ..settings() }).await.unwrap();
 }
 
 fn corefile(api: &ApiServer) -> String {

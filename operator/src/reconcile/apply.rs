@@ -16,7 +16,7 @@ use crate::reconcile::dereference::{DereferenceError, Dereferenced, pki_secrets}
 use crate::reconcile::error::Error;
 use crate::reconcile::retained;
 use crate::reconcile::subject::Identity;
-use crate::state::Context;
+use crate::state::{Context, Failure};
 use crate::tenant::observe::Observation;
 use crate::tenant::{ConnectError, Target, Tenant};
 use crate::{addons, pki};
@@ -157,18 +157,19 @@ async fn only<K: HostObject>(
     Ok(all(object.into_iter().collect(), namespace, others, applier).await?.pop())
 }
 
-/// What is observed in the tenant, and whether the add-ons could be applied: a failure there must not hide what is
-/// observed.
-pub(crate) async fn apply_addons(
+/// What is observed in the tenant, and why the add-ons could not be applied the last time: a failure there must not hide what
+/// is observed.
+pub(crate) fn apply_addons(
     id: &Identity,
     cluster: &ValidatedCluster,
     host: &OnHost,
     ctx: &Context,
-) -> Result<(Observation, Result<(), ApplyError>), ConnectError> {
+) -> Result<(Observation, Option<Failure>), ConnectError> {
     let tenant = connect(id, &host.endpoint.host_url, &host.pki.secrets.ca, &host.pki.ca_bundle, ctx)?;
     let observation = tenant.observation.borrow().clone();
-    if !observation.api_answered {
-        return Ok((observation, Ok(())));
+    // Before CoreDNS has been looked for, its generation would seem to change when it is found.
+    if observation.dns.is_none() {
+        return Ok((observation, None));
     }
     let settings = Settings {
         dns_address: cluster.dns_address,
@@ -177,13 +178,20 @@ pub(crate) async fn apply_addons(
         core_dns: cluster.core_dns.clone(),
         coredns_generation: observation.dns.as_ref().and_then(|dns| dns.generation),
     };
-    let applied = addons::apply(&tenant.client, &cluster.uid, &ctx.state, &settings, ctx.config.resync.unsigned_abs()).await;
-    Ok((observation, applied))
+    let (queue, reference, metrics) = (ctx.queue.clone(), id.reference.clone(), ctx.metrics.clone());
+    let changed = move |failure: Option<&Failure>| {
+        if let Some(failure) = failure {
+            metrics.failed(Error::Tenant(failure.clone()).reason());
+        }
+        queue.add(reference.clone());
+    };
+    let failure = addons::keep(&tenant, &id.uid, &ctx.state, settings, ctx.config.resync.unsigned_abs() / 2, changed);
+    Ok((observation, failure))
 }
 
 fn connect(id: &Identity, url: &str, ca: &Secret, ca_bundle: &str, ctx: &Context) -> Result<Tenant, ConnectError> {
     let (queue, reference) = (ctx.queue.clone(), id.reference.clone());
-    let target = Target { cluster: id.reference.to_string(), url, ca, ca_bundle };
+    let target = Target { tenant: &id.uid, cluster: id.reference.to_string(), url, ca, ca_bundle };
     ctx.state.connect(&id.uid, &target, &ctx.guard, move || queue.add(reference.clone()), Timestamp::now())
 }
 

@@ -7,6 +7,7 @@ use crate::reconcile::dereference::DereferenceError;
 use crate::reconcile::retained::SettleError;
 use crate::reconcile::subject::DecodeError;
 use crate::reconcile::validate::Invalid;
+use crate::state::Failure;
 use crate::tenant::ConnectError;
 use nestling_crds::labels;
 use std::error::Error as StdError;
@@ -37,7 +38,7 @@ pub(crate) enum Error {
     #[error("cannot reach into the cluster")]
     Inside(#[from] ConnectError),
     #[error("cannot set up what belongs inside the cluster")]
-    Tenant(#[source] ApplyError),
+    Tenant(#[source] Failure),
     #[error("cannot clean up after the cluster")]
     Cleanup(#[from] CleanupError),
     #[error("cannot write the cluster's status")]

@@ -83,8 +83,8 @@ async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
     match within(LIMIT, Box::pin(steps(subject, ctx))).await {
         Ok(progress) => {
             let at_rest = status::write(subject, &Outcome::Built(&progress), ctx).await?;
-            let at_rest = at_rest && progress.cluster.version_change.is_none();
-            progress.inside?;
+            // What failed inside the tenant is tried again there: it must not occupy reconciles.
+            let at_rest = at_rest && progress.cluster.version_change.is_none() && progress.inside.is_ok();
             Ok(Action::requeue(next_look(at_rest, progress.renew_at, ctx)))
         }
         Err(error) => {
@@ -107,14 +107,15 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
     status::claim(subject, &cluster, ctx).await?;
     let host = Box::pin(apply::apply(&cluster, &reads, ctx)).await?;
-    let (inside, applied) = if cluster.hibernate {
+    let (inside, failure) = if cluster.hibernate {
         ctx.state.disconnect(&subject.id.uid);
-        (Observation::default(), Ok(()))
+        (Observation::default(), None)
     } else {
-        Box::pin(apply::apply_addons(&subject.id, &cluster, &host, ctx)).await?
+        apply::apply_addons(&subject.id, &cluster, &host, ctx)?
     };
     let observed = Observed::applied(&cluster, &host, inside, ctx.state.with(&cluster.uid, |state| state.no_space), &ctx.stores);
-    Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: applied.map_err(Error::Tenant) })
+    let inside = failure.map_or(Ok(()), |failure| Err(Error::Tenant(failure)));
+    Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside })
 }
 
 /// Namespaces that the system itself uses, beside that of the installation: the operator may not write there.

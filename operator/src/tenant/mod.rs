@@ -2,7 +2,9 @@
 //!
 //! A starting apiserver is probed until it answers; then two watches follow nodes and CoreDNS, and each change makes the
 //! tenant's cluster due for a reconcile. What the operator writes through the connection is [`addons`](crate::addons).
+//! [`lanes`] bounds how many tenants are waited for at the same time.
 
+pub(crate) mod lanes;
 pub(crate) mod observe;
 
 use crate::host::client::WriteGuard;
@@ -14,9 +16,12 @@ use http::uri::InvalidUri;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Client, Config};
+use lanes::Lanes;
+use nestling_crds::names::TenantUid;
 use observe::{Observation, observe};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -53,6 +58,7 @@ pub(crate) struct Tenant {
 
 /// Where a tenant's API is and what it is trusted by.
 pub(crate) struct Target<'a> {
+    pub(crate) tenant: &'a TenantUid,
     /// `namespace/name` of the cluster, for logs.
     pub(crate) cluster: String,
     pub(crate) url: &'a str,
@@ -77,6 +83,7 @@ impl Connection {
     pub(crate) fn open(
         target: &Target<'_>,
         guard: &WriteGuard,
+        lanes: Arc<Lanes>,
         initial: Observation,
         changed: impl Fn() + Send + Sync + 'static,
         now: Timestamp,
@@ -85,7 +92,7 @@ impl Connection {
         let client = client(target, &identity, guard)?;
         let (sender, observation) = watch::channel(initial);
         let span = tracing::info_span!(parent: None, "tenant", cluster = target.cluster);
-        let observer = tokio::spawn(observe(client.clone(), sender, changed).instrument(span));
+        let observer = tokio::spawn(observe(client.clone(), target.tenant.clone(), lanes, sender, changed).instrument(span));
         Ok(Self {
             tenant: Tenant { client, observation },
             url: target.url.into(),

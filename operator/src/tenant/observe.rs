@@ -4,6 +4,7 @@
 //! follow nodes and CoreDNS.
 
 use crate::conditions::{ConditionState, not_ready};
+use crate::tenant::lanes::Lanes;
 use futures::{StreamExt as _, future};
 use http::Request;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, ResourceExt as _};
+use nestling_crds::names::TenantUid;
 use nestling_crds::v1alpha1::NodesStatus;
 use nestling_crds::versions::Version;
 use nestling_runtime::kube::{events, object};
@@ -59,7 +61,13 @@ pub(crate) struct Dns {
 }
 
 /// Observes until cancelled (by dropping); calls `changed` after each change of the observation.
-pub(crate) async fn observe(client: Client, observation: watch::Sender<Observation>, changed: impl Fn()) {
+pub(crate) async fn observe(
+    client: Client,
+    tenant: TenantUid,
+    lanes: Arc<Lanes>,
+    observation: watch::Sender<Observation>,
+    changed: impl Fn(),
+) {
     let update = |change: &dyn Fn(&mut Observation)| {
         let modified = observation.send_if_modified(|current| {
             let mut next = current.clone();
@@ -72,24 +80,26 @@ pub(crate) async fn observe(client: Client, observation: watch::Sender<Observati
             changed();
         }
     };
-    until_ready(&client).await;
+    until_ready(&client, &tenant, &lanes).await;
     update(&|o| o.api_answered = true);
     let nodes = watch_nodes(client.clone(), |nodes: NodesStatus| update(&|o| o.nodes = Some(nodes.clone())));
     let dns = watch_dns(client, |dns: Dns| update(&|o| o.dns = Some(dns.clone())));
     future::join(nodes, dns).await;
 }
 
-async fn until_ready(client: &Client) {
+async fn until_ready(client: &Client, tenant: &TenantUid, lanes: &Lanes) {
     let started = Instant::now();
     loop {
         if let Ok(request) = Request::get("/readyz").body(Vec::new()) {
             // Refusals are expected until it is up; kube would log each as an error.
             let answer = client.request_text(request).with_subscriber(NoSubscriber::new());
-            if let Ok(Ok(_)) = timeout(PROBE, answer).await {
+            if let Ok(Ok(_)) = lanes.pass(tenant, async { timeout(PROBE, answer).await }).await {
                 return;
             }
         }
-        sleep(if started.elapsed() < EAGER_FOR { EAGER } else { PATIENT }).await;
+        // One that starts refuses connections; one that takes them and hangs does not start.
+        let is_starting = started.elapsed() < EAGER_FOR && !lanes.is_silent(tenant);
+        sleep(if is_starting { EAGER } else { PATIENT }).await;
     }
 }
 
