@@ -36,12 +36,16 @@ const PROBE: Duration = Duration::from_secs(2);
 const EAGER: Duration = Duration::from_millis(100);
 const EAGER_FOR: Duration = Duration::from_secs(120);
 const PATIENT: Duration = Duration::from_secs(2);
+/// A tenant that has not answered after this time is one that does not answer.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Pause between lists of the pods of a CoreDNS that does not serve.
 const LIST_PODS: Duration = Duration::from_secs(2);
 
 /// What is known of a tenant through its own API; `None` is not known yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Observation {
+    /// Whether the tenant has had its time to answer: until then, what is not known is no news.
+    pub(crate) settled: bool,
     /// Whether `/readyz` has answered since we connected.
     pub(crate) api_answered: bool,
     pub(crate) nodes: Option<NodesStatus>,
@@ -72,6 +76,7 @@ pub(crate) async fn observe(
         let modified = observation.send_if_modified(|current| {
             let mut next = current.clone();
             change(&mut next);
+            next.settled |= next.nodes.is_some() && next.dns.is_some();
             let modified = next != *current;
             *current = next;
             modified
@@ -80,11 +85,18 @@ pub(crate) async fn observe(
             changed();
         }
     };
-    until_ready(&client, &tenant, &lanes).await;
-    update(&|o| o.api_answered = true);
-    let nodes = watch_nodes(client.clone(), |nodes: NodesStatus| update(&|o| o.nodes = Some(nodes.clone())));
-    let dns = watch_dns(client, |dns: Dns| update(&|o| o.dns = Some(dns.clone())));
-    future::join(nodes, dns).await;
+    let settle = async {
+        sleep(SETTLE).await;
+        update(&|o| o.settled = true);
+    };
+    let follow = async {
+        until_ready(&client, &tenant, &lanes).await;
+        update(&|o| o.api_answered = true);
+        let nodes = watch_nodes(client.clone(), |nodes: NodesStatus| update(&|o| o.nodes = Some(nodes.clone())));
+        let dns = watch_dns(client.clone(), |dns: Dns| update(&|o| o.dns = Some(dns.clone())));
+        future::join(nodes, dns).await;
+    };
+    future::join(settle, follow).await;
 }
 
 async fn until_ready(client: &Client, tenant: &TenantUid, lanes: &Lanes) {

@@ -170,12 +170,27 @@ fn observe(
     let (_, replicas, _) = observed.api_server();
     status.replicas = replicas.existing;
     status.selector = observed.selector().unwrap_or_else(|| status.selector.clone());
+    // An operator that has just started does not take back what it has not looked at yet.
+    let previous = &status.conditions;
+    let seen = &observed.inside;
+    let held = |type_: &str, is_known: bool, state: ConditionState| {
+        let old = previous.iter().find(|old| old.type_ == type_ && old.status == "True").filter(|_| !seen.settled && !is_known);
+        old.map_or(state, |old| ConditionState::yes(&old.reason, old.message.clone()))
+    };
+    let api_server = match available(observed.api_server()) {
+        serves if serves.is_true() => held(conditions::API_SERVER_READY, seen.api_answered, answered(observed, serves)),
+        does_not => does_not,
+    };
+    let addons = match inside {
+        Some(error) => ConditionState::no(error.reason(), chain(error)),
+        None => held(conditions::ADDONS_READY, seen.dns.is_some(), addons(observed)),
+    };
     vec![
         (conditions::ETCD_READY, observed.etcd()),
-        (conditions::API_SERVER_READY, api_server(observed)),
+        (conditions::API_SERVER_READY, api_server),
         (conditions::CONTROLLERS_READY, available(observed.controllers())),
-        (conditions::NODES_READY, nodes(observed, selector)),
-        (conditions::ADDONS_READY, addons(observed, inside)),
+        (conditions::NODES_READY, held(conditions::NODES_READY, seen.nodes.is_some(), nodes(observed, selector))),
+        (conditions::ADDONS_READY, addons),
     ]
 }
 
@@ -211,12 +226,11 @@ fn phase(parts: &[(&'static str, ConditionState)]) -> Phase {
 }
 
 /// Ready pods, and an answer to the operator itself, at the address that agents use.
-fn api_server(observed: &Observed) -> ConditionState {
-    let state = available(observed.api_server());
-    if state.is_true() && !observed.inside.api_answered {
-        return ConditionState::no("WaitingForAnswer", "the Service of the API has not answered the operator's /readyz yet");
+fn answered(observed: &Observed, serves: ConditionState) -> ConditionState {
+    if observed.inside.api_answered {
+        return serves;
     }
-    state
+    ConditionState::no("WaitingForAnswer", "the Service of the API has not answered the operator's /readyz yet")
 }
 
 fn nodes(observed: &Observed, selector: Option<&NodeSelector>) -> ConditionState {
@@ -235,10 +249,7 @@ fn no_nodes(selector: Option<&NodeSelector>) -> String {
     }
 }
 
-fn addons(observed: &Observed, inside: Option<&Error>) -> ConditionState {
-    if let Some(error) = inside {
-        return ConditionState::no(error.reason(), chain(error));
-    }
+fn addons(observed: &Observed) -> ConditionState {
     if observed.dns_unmanaged {
         return ConditionState::yes("Unmanaged", "spec.addons.coreDNS.mode is Unmanaged");
     }

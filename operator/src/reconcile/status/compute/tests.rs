@@ -107,6 +107,7 @@ fn running(spec: &Value) -> Progress {
     controllers.status =
         serde_json::from_value(json!({"replicas": 1, "readyReplicas": 1, "updatedReplicas": 1, "observedGeneration": 1})).unwrap();
     progress.observed.inside = Observation {
+        settled: true,
         api_answered: true,
         nodes: Some(NodesStatus { ready: 3, total: 3, oldest_kubelet: None }),
         dns: Some(Dns { exists: true, available: 1, ..Dns::default() }),
@@ -166,6 +167,26 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
         let (ready, _, message) = state(&status, "Ready");
         assert_eq!(ready, "False", "{part}");
         assert!(message.starts_with(&format!("{part}: ")), "{message}");
+    }
+}
+
+#[test]
+fn an_operator_that_has_just_started_takes_nothing_back() {
+    let mut progress = running(&json!({}));
+    let before = after(&VirtualClusterStatus::default(), &progress);
+    progress.observed.inside = Observation::default();
+    assert_eq!(after(&before, &progress), before);
+    // What does not depend on the tenant's answer counts at once, and so does an answer.
+    progress.observed.inside.nodes = Some(NodesStatus { ready: 0, total: 3, oldest_kubelet: None });
+    assert_eq!(state(&after(&before, &progress), "NodesReady").0, "False");
+    progress.observed.pods.clear();
+    assert_eq!(state(&after(&before, &progress), "APIServerReady").0, "False");
+
+    let mut silent = running(&json!({}));
+    silent.observed.inside = Observation { settled: true, ..Observation::default() };
+    let status = after(&before, &silent);
+    for part in ["APIServerReady", "Ready"] {
+        assert_eq!(state(&status, part).0, "False", "{part}");
     }
 }
 
