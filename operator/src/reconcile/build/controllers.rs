@@ -66,12 +66,13 @@ pub(super) fn controllers(cluster: &ValidatedCluster, pki: &PkiSecrets, config: 
 /// Holds the containers that follow back until the API has its roles: without them kube-controller-manager and
 /// kube-scheduler end at once, and the kubelet waits ten seconds and more before it starts them again. The kubelet starts the
 /// containers of a pod in their order, each after the hook of the one before has ended; the end of an init container it would
-/// notice up to a second late.
+/// notice up to a second late. For a minute at most: a kubelet does not end a pod while a hook runs.
 fn wait_for_api() -> Lifecycle {
     let kubeconfig = kubeconfig(keys::CLOUD_CONTROLLER_MANAGER);
-    let command = [CLOUD_CONTROLLER_PROGRAM.to_owned(), "wait".to_owned(), format!("--kubeconfig={kubeconfig}"), "--for=readyz".to_owned()];
+    let program = [CLOUD_CONTROLLER_PROGRAM, "wait", "--for=readyz", "--timeout=60"].map(ToOwned::to_owned);
+    let command = [&program[..], &[format!("--kubeconfig={kubeconfig}")]].concat();
     Lifecycle {
-        post_start: Some(LifecycleHandler { exec: Some(ExecAction { command: Some(command.into()) }), ..LifecycleHandler::default() }),
+        post_start: Some(LifecycleHandler { exec: Some(ExecAction { command: Some(command) }), ..LifecycleHandler::default() }),
         ..Lifecycle::default()
     }
 }
