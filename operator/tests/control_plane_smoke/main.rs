@@ -209,12 +209,17 @@ async fn room_is_made_in_a_full_etcd(address: IpAddr, admin: &Client, cluster: &
     let reclaim = || smoke::reclaim_space(&pki.secrets.ca, address, &cluster.name, &cluster.namespace);
     ensure!(reclaim().await?.contains("Enough"), "there is no alarm yet");
     let mut created = 0;
-    while maps.create(&PostParams::default(), &large(created)).await.is_ok() {
-        created += 1;
-        ensure!(created < 200, "etcd has no quota");
+    // Room is made once or twice before objects fill all of it.
+    loop {
+        while maps.create(&PostParams::default(), &large(created)).await.is_ok() {
+            created += 1;
+            ensure!(created < 200, "etcd has no quota");
+        }
+        match reclaim().await? {
+            outcome if outcome.contains("Full") => break,
+            outcome => ensure!(outcome.contains("Reclaimed"), "{created} objects: {outcome}"),
+        }
     }
-    let full = reclaim().await?;
-    ensure!(full.contains("Full"), "{created} objects: {full}");
     for index in 0..created {
         maps.delete(&format!("large-{index}"), &DeleteParams::default()).await?;
     }
