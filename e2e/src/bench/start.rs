@@ -4,6 +4,7 @@
 
 use super::pods;
 use crate::figures::Sample;
+use crate::suite::bare::{free_port, lone_etcd, service_account_keys};
 use crate::suite::{AGNHOST, Kubectl, Namespace, Running, eventually, manifest};
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -13,9 +14,7 @@ use kube::api::{WatchEvent, WatchParams};
 use kube::{Api, ResourceExt as _};
 use nestling_crds::v1alpha1::VirtualCluster;
 use nestling_hostcluster::programs::Programs;
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use std::fmt::Debug;
-use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -161,35 +160,28 @@ pub(crate) fn host_pod(claim: bool) -> Result<Duration> {
     ns.wait_for("pod/pod", "condition=Ready", 60)?;
     Ok(begun.elapsed())
 }
+
+/// etcd and kube-apiserver alone, until `/readyz` answers.
 pub(crate) fn bare(programs: &Programs) -> Result<Duration> {
     let folder = tempfile::tempdir()?;
-    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    std::fs::write(path("sa.key"), key.serialize_pem())?;
-    std::fs::write(path("sa.pub"), key.public_key_pem())?;
-    let (client, peer, api) = (free_port()?, free_port()?, free_port()?);
+    let keys = service_account_keys(folder.path())?;
+    let (etcd, url) = lone_etcd(folder.path())?;
+    let api = free_port()?;
 
     let begun = Instant::now();
-    let _etcd = Running::start(Command::new(programs.path("etcd")?).args([
-        format!("--data-dir={}", path("etcd")),
-        format!("--listen-client-urls=http://127.0.0.1:{client}"),
-        format!("--advertise-client-urls=http://127.0.0.1:{client}"),
-        format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-        format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
-        format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-        "--log-level=error".into(),
-    ]))?;
-    let _apiserver = Running::start(Command::new(programs.path("kube-apiserver")?).args([
-        format!("--etcd-servers=http://127.0.0.1:{client}"),
-        format!("--secure-port={api}"),
-        "--bind-address=127.0.0.1".into(),
-        format!("--cert-dir={}", path("certs")),
-        "--service-account-issuer=https://kubernetes.default.svc".into(),
-        format!("--service-account-key-file={}", path("sa.pub")),
-        format!("--service-account-signing-key-file={}", path("sa.key")),
-        "--service-cluster-ip-range=10.0.0.0/24".into(),
-        "--authorization-mode=Node,RBAC".into(),
-    ]))?;
+    let _etcd = Running::start(Command::new(programs.path("etcd")?).args(etcd))?;
+    let _apiserver = Running::start(
+        Command::new(programs.path("kube-apiserver")?)
+            .args([
+                format!("--etcd-servers={url}"),
+                format!("--secure-port={api}"),
+                "--bind-address=127.0.0.1".into(),
+                format!("--cert-dir={}", folder.path().join("certs").display()),
+                "--service-cluster-ip-range=10.0.0.0/24".into(),
+                "--authorization-mode=Node,RBAC".into(),
+            ])
+            .args(keys),
+    )?;
     let certificate = folder.path().join("certs").join("apiserver.crt");
     eventually("kube-apiserver is ready", Duration::from_secs(60), || {
         ensure!(certificate.exists(), "no certificate yet");
@@ -201,9 +193,4 @@ pub(crate) fn bare(programs: &Programs) -> Result<Duration> {
         Ok(())
     })?;
     Ok(begun.elapsed())
-}
-
-/// A port that was free a moment ago; if it is taken meanwhile the start fails.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -1,6 +1,7 @@
 //! The host's API: a real etcd and kube-apiserver with the chart applied, and nothing else. There are no controllers and no
 //! nodes, so the Deployments of the chart start nothing; `workloads` plays what tenants need of them.
 
+use crate::suite::bare::{free_port, lone_etcd, service_account_keys};
 use crate::suite::{Paths, run};
 use anyhow::{Context, Result, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -9,7 +10,7 @@ use nestling_hostcluster::programs::Programs;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::json;
 use std::fs::File;
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
 use std::time::{Duration, Instant};
@@ -66,36 +67,22 @@ impl Host {
         let authority = authority(folder)?;
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         certificate(&authority, folder, "apiserver", "kube-apiserver", None, &[address])?;
-        let key = KeyPair::generate()?;
-        std::fs::write(path("sa.key"), key.serialize_pem())?;
-        std::fs::write(path("sa.pub"), key.public_key_pem())?;
         std::fs::write(path("audit.yaml"), AUDIT_POLICY)?;
-        let (client, peer, api) = (free_port()?, free_port()?, free_port()?);
+        let keys = service_account_keys(folder)?;
+        let (flags, client) = lone_etcd(folder)?;
+        let api = free_port()?;
         let etcd = start(
-            Command::new(programs.path("etcd")?).args([
-                format!("--data-dir={}", path("etcd")),
-                format!("--listen-client-urls=http://127.0.0.1:{client}"),
-                format!("--advertise-client-urls=http://127.0.0.1:{client}"),
-                format!("--listen-peer-urls=http://127.0.0.1:{peer}"),
-                format!("--initial-advertise-peer-urls=http://127.0.0.1:{peer}"),
-                format!("--initial-cluster=default=http://127.0.0.1:{peer}"),
-                "--unsafe-no-fsync".to_owned(),
-                "--quota-backend-bytes=8589934592".to_owned(),
-                "--log-level=error".to_owned(),
-            ]),
+            Command::new(programs.path("etcd")?).args(flags).args(["--unsafe-no-fsync", "--quota-backend-bytes=8589934592"]),
             &folder.join("etcd.log"),
         )?;
         let apiserver = start(
-            Command::new(programs.path("kube-apiserver")?).args([
-                format!("--etcd-servers=http://127.0.0.1:{client}"),
+            Command::new(programs.path("kube-apiserver")?).args(keys).args([
+                format!("--etcd-servers={client}"),
                 format!("--secure-port={api}"),
                 "--bind-address=127.0.0.1".to_owned(),
                 format!("--tls-cert-file={}", path("apiserver.crt")),
                 format!("--tls-private-key-file={}", path("apiserver.key")),
                 format!("--client-ca-file={}", path("ca.crt")),
-                "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", path("sa.pub")),
-                format!("--service-account-signing-key-file={}", path("sa.key")),
                 format!("--service-cluster-ip-range={SERVICES}"),
                 "--authorization-mode=Node,RBAC".to_owned(),
                 // Nothing makes the token of a pod's service account here.
@@ -233,9 +220,4 @@ fn certificate(
     std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
     std::fs::write(folder.join(format!("{name}.crt")), params.signed_by(&key, authority)?.pem())?;
     Ok(())
-}
-
-/// A port that was free a moment ago; if it is taken meanwhile the start fails.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

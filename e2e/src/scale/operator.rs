@@ -1,6 +1,7 @@
 //! The operator as a process, what the kernel charges it with, and what it asks of the host's API.
 
-use super::host::{Host, SYSTEM, free_port, start};
+use super::host::{Host, SYSTEM, start};
+use crate::suite::bare::free_port;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

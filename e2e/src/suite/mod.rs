@@ -3,8 +3,9 @@
 //!
 //! Everything works on the local host cluster and on the cluster that `KUBECONFIG` names.
 //!
-//! Order: process ← kubectl ← tenant
+//! Order: process ← kubectl ← tenant; bare
 
+pub(crate) mod bare;
 mod kubectl;
 mod process;
 mod tenant;
