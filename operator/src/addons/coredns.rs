@@ -3,6 +3,7 @@
 
 use crate::apply::Object;
 use crate::tenant::observe::{COREDNS as NAME, COREDNS_NAMESPACE as NAMESPACE};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -24,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) core_dns: CoreDns,
     /// `metadata.generation` of the live CoreDNS Deployment, so that a change by others leads to a check of all objects.
     pub(crate) coredns_generation: Option<i64>,
+    /// When the cluster last woke from hibernation.
+    pub(crate) resumed_at: Option<Timestamp>,
 }
 
 const ROLE: &str = "system:coredns";

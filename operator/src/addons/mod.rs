@@ -1,9 +1,11 @@
-//! What the operator keeps inside every tenant: bindings of roles beyond those that kube-apiserver creates, and CoreDNS.
+//! What the operator keeps inside every tenant: bindings of roles beyond those that kube-apiserver creates, and CoreDNS; and
+//! what it clears away there when a cluster wakes.
 //! Applied as soon as the tenant's API answers, checked again now and then, repaired after changes by others.
 //!
 //! In a task of each tenant: one whose API hangs must not occupy a reconcile, for which other clusters wait.
 
 mod coredns;
+mod leases;
 
 pub(crate) use coredns::Settings;
 
@@ -100,6 +102,9 @@ impl Work {
 }
 
 async fn apply(client: &Client, settings: &Settings) -> Result<(), ApplyError> {
+    if let Some(resumed_at) = settings.resumed_at {
+        leases::release(client, resumed_at).await?;
+    }
     for stage in stages(settings) {
         let applied =
             stream::iter(stage).map(async |mut object| ensure(client, &mut object, |live| Ok(!coredns::is_edited(live))).await.map(drop));

@@ -3,6 +3,7 @@ use crate::apply::drift::holds;
 use crate::host::Stores;
 use crate::tenant::observe::Observation;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use nestling_crds::v1alpha1::{CoreDns, Forwarding};
 use nestling_runtime::testing::{ApiServer, Fault};
@@ -19,6 +20,7 @@ fn settings() -> Settings {
         coredns_image: "registry.example/coredns:v1".into(),
         coredns_generation: None,
         core_dns: CoreDns::default(),
+        resumed_at: None,
     }
 }
 
@@ -157,4 +159,22 @@ async fn an_unmanaged_coredns_is_left_alone() {
     api.take_writes();
     apply_anew(&api, unmanaged).await;
     assert!(api.take_writes().is_empty());
+}
+
+#[tokio::test]
+async fn leases_from_before_the_wake_are_removed() {
+    let api = ApiServer::new();
+    for (name, renewed) in [
+        ("kube-controller-manager", json!("2026-01-01T11:59:59.900000Z")),
+        ("kube-scheduler", json!("2026-01-01T12:00:03.000000Z")),
+        // Given up.
+        ("cloud-controller-manager", Value::Null),
+        ("another", json!("2026-01-01T11:00:00.000000Z")),
+    ] {
+        let lease = json!({"metadata": {"namespace": "kube-system", "name": name}, "spec": {"renewTime": renewed}});
+        api.put(&serde_json::from_value::<Lease>(lease).unwrap());
+    }
+    apply(&api.client(), &Settings { resumed_at: Some("2026-01-01T12:00:00Z".parse().unwrap()), ..settings() }).await.unwrap();
+    let left: Vec<String> = api.list::<Lease>().iter().map(kube::ResourceExt::name_any).collect();
+    assert_eq!(left, ["another", "cloud-controller-manager", "kube-scheduler"]);
 }

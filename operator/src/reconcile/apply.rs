@@ -15,7 +15,7 @@ use crate::reconcile::build::{Applied, Prepared, Resources};
 use crate::reconcile::dereference::{DereferenceError, Dereferenced, pki_secrets};
 use crate::reconcile::error::Error;
 use crate::reconcile::retained;
-use crate::reconcile::subject::Identity;
+use crate::reconcile::subject::{Identity, Subject};
 use crate::state::{Context, Failure};
 use crate::tenant::observe::Observation;
 use crate::tenant::{ConnectError, Target, Tenant};
@@ -160,11 +160,12 @@ async fn only<K: HostObject>(
 /// What is observed in the tenant, and why the add-ons could not be applied the last time: a failure there must not hide what
 /// is observed.
 pub(crate) fn apply_addons(
-    id: &Identity,
+    subject: &Subject,
     cluster: &ValidatedCluster,
     host: &OnHost,
     ctx: &Context,
 ) -> Result<(Observation, Option<Failure>), ConnectError> {
+    let id = &subject.id;
     let tenant = connect(id, &host.endpoint.host_url, &host.pki.secrets.ca, &host.pki.ca_bundle, ctx)?;
     let observation = tenant.observation.borrow().clone();
     // Before CoreDNS has been looked for, its generation would seem to change when it is found.
@@ -177,6 +178,7 @@ pub(crate) fn apply_addons(
         coredns_image: cluster.images.coredns.clone(),
         core_dns: cluster.core_dns.clone(),
         coredns_generation: observation.dns.as_ref().and_then(|dns| dns.generation),
+        resumed_at: subject.status().resumed_at.map(|time| time.0),
     };
     let (queue, reference, metrics) = (ctx.queue.clone(), id.reference.clone(), ctx.metrics.clone());
     let changed = move |failure: Option<&Failure>| {

@@ -111,7 +111,7 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
         ctx.state.disconnect(&subject.id.uid);
         (Observation::default(), None)
     } else {
-        apply::apply_addons(&subject.id, &cluster, &host, ctx)?
+        apply::apply_addons(subject, &cluster, &host, ctx)?
     };
     let observed = Observed::applied(&cluster, &host, inside, ctx.state.with(&cluster.uid, |state| state.no_space), &ctx.stores);
     let inside = failure.map_or(Ok(()), |failure| Err(Error::Tenant(failure)));
