@@ -35,7 +35,7 @@ mod tenant;
 /// What `tests/control_plane_smoke` runs with the real programs.
 #[doc(hidden)]
 pub mod smoke {
-    pub use crate::model::{Endpoint, ValidatedCluster};
+    pub use crate::model::{Endpoint, Membership, ValidatedCluster};
     pub use crate::pki::sign::kubelet as sign_kubelet;
     pub use crate::pki::{Pki, PkiPolicy, PkiSecrets, installation, plan, super_admin};
     pub use crate::reconcile::build::{containers, resources};
@@ -50,8 +50,8 @@ pub mod smoke {
         let identity = crate::pki::sign::etcd_client(ca, jiff::Timestamp::now())?;
         let bundle =
             ca.data.as_ref().and_then(|data| data.get("etcd-ca.crt")).map(|bundle| String::from_utf8_lossy(&bundle.0).into_owned());
-        let member = Member { address: (address, 2379).into(), name: format!("{name}-control-plane-0.{name}-etcd.{namespace}.svc") };
-        let etcd = EtcdClient::connect(&[member], &bundle.unwrap_or_default(), &identity).await?;
+        let member = Member { address: (address, 2379).into(), name: format!("{name}-control-plane-0.{namespace}.svc") };
+        let etcd = EtcdClient::new(&[member], &bundle.unwrap_or_default(), &identity)?;
         Ok(format!("{:?}", crate::etcd::space::reclaim(&etcd).await?))
     }
 }

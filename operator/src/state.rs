@@ -24,6 +24,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -65,12 +66,25 @@ pub(crate) struct ClusterState {
     /// Host objects that are known to be as applied, by kind, namespace and name.
     pub(crate) verified: HashMap<String, Verified>,
     pub(crate) addons: Addons,
+    /// Members of its etcd that come, go or are replaced.
+    pub(crate) members: Members,
     /// A member of its etcd has raised alarm `NOSPACE`.
     pub(crate) no_space: Option<NoSpace>,
     /// UID of the `RoleBinding` that gives the operator its rights in the cluster's namespace, once they are in force.
     pub(crate) access: Option<String>,
     connection: Option<Connection>,
     secrets: HashMap<String, Arc<Secret>>,
+}
+
+/// The members of an etcd of which some come, go or are replaced.
+#[derive(Debug, Default)]
+pub(crate) struct Members {
+    /// How many ordinals etcd's list of members reaches to, and how many of the members vote; `None` if it has not been read.
+    pub(crate) listed: Option<(i32, i32)>,
+    /// What is waited for, or why the last step failed.
+    pub(crate) waits: Option<String>,
+    /// The work on them: the hash of what they should be, and a signal that the host has changed.
+    pub(crate) task: Option<(u64, Arc<Notify>, AbortOnDropHandle<()>)>,
 }
 
 /// An etcd that has reached its quota and refuses writes.

@@ -327,20 +327,14 @@ pub(super) fn network() -> Vec<Rule> {
     ]
 }
 
-/// One replica of each part.
+/// Replicas of each part.
 pub(super) fn replicas() -> Vec<Rule> {
-    vec![
-        forbidden("self <= 1", "more than one replica is not supported yet; use 1"),
-        forbidden("self >= 1", "stopping the control plane is not supported yet; use 1"),
-    ]
+    vec![forbidden("self >= 1", "must be at least 1; use spec.hibernate to stop the control plane")]
 }
 
-/// One member.
+/// Members.
 pub(super) fn etcd_replicas() -> Vec<Rule> {
-    vec![
-        forbidden("self % 2 == 1", "must be odd: an even number of members survives no more failures than one less"),
-        forbidden("self <= 1", "more than one member is not supported yet; use 1"),
-    ]
+    vec![forbidden("self % 2 == 1", "must be odd: an even number of members survives no more failures than one less")]
 }
 
 /// An etcd that the user brings.

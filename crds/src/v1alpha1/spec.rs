@@ -102,6 +102,16 @@ pub struct VirtualClusterSpec {
     pub deletion_policy: DeletionPolicy,
 }
 
+impl VirtualClusterSpec {
+    /// Members of etcd.
+    pub fn etcd_members(&self) -> i32 {
+        match self.topology {
+            Topology::External => self.etcd.replicas.unwrap_or(1),
+            Topology::Stacked | Topology::SingleNode => self.control_plane.replicas,
+        }
+    }
+}
+
 /// Where etcd runs.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Topology {

@@ -8,6 +8,7 @@ mod deletion;
 mod etcd;
 mod hibernation;
 mod isolation;
+mod members;
 mod nodes;
 mod plugin;
 mod pods;

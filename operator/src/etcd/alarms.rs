@@ -3,13 +3,11 @@
 //! Every member is asked over plain HTTP, on the port of its probes: that is cheap for thousands of them. A connection to etcd's own
 //! API is opened where there is an alarm only.
 
-use super::client::{Endpoint, EtcdClient};
+use super::places::{address, is_member, serves};
+use super::reach::{ReachError, connect};
 use super::space::{Space, reclaim};
-use crate::conditions::containers;
 use crate::host::Stores;
-use crate::model::metadata::component;
-use crate::model::{ETCD_CLIENT_PORT, ETCD_METRICS_PORT, keys, names};
-use crate::pki;
+use crate::model::ETCD_METRICS_PORT;
 use crate::state::{Context, NoSpace};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -18,7 +16,6 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::EventType;
 use kube::{Resource as _, ResourceExt as _};
@@ -27,7 +24,7 @@ use nestling_crds::names::TenantUid;
 use nestling_runtime::error::chain;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -46,18 +43,6 @@ const RECLAIMS: usize = 4;
 const AGAIN: Duration = Duration::from_secs(60);
 
 type Http = Client<HttpConnector, Full<Bytes>>;
-
-#[derive(Debug, thiserror::Error)]
-enum ReclaimError {
-    #[error("cannot read the tenant's authorities")]
-    Secret(#[source] kube::Error),
-    #[error("the tenant has no authority of etcd")]
-    NoAuthority,
-    #[error("cannot make a client certificate for etcd")]
-    Identity(#[from] pki::PkiError),
-    #[error(transparent)]
-    Etcd(#[from] super::EtcdError),
-}
 
 /// Looks at all members again and again, until dropped. For the leader.
 pub(crate) async fn watch(ctx: Arc<Context>) -> Infallible {
@@ -85,8 +70,8 @@ pub(crate) async fn watch(ctx: Arc<Context>) -> Infallible {
 
 /// The running members of each tenant, and whether one of them has raised the alarm. A tenant of which none answers is left out.
 async fn look(stores: &Stores, http: &Http) -> BTreeMap<TenantUid, (Vec<Arc<Pod>>, bool)> {
-    let answers = stream::iter(stores.pods.state_filter(|pod| address(pod).is_some() && is_member(pod))).map(async |pod| {
-        let is_alarmed = has_alarm(http, (address(&pod)?, port(ETCD_METRICS_PORT)).into()).await?;
+    let answers = stream::iter(stores.pods.state_filter(|pod| is_member(pod) && serves(pod))).map(async |pod| {
+        let is_alarmed = has_alarm(http, address(&pod, ETCD_METRICS_PORT)?).await?;
         Some((TenantUid::new(pod.labels().get(labels::TENANT)?), pod, is_alarmed))
     });
     let answers: Vec<_> = answers.buffer_unordered(AT_ONCE).filter_map(async |answer| answer).collect().await;
@@ -97,20 +82,6 @@ async fn look(stores: &Stores, http: &Http) -> BTreeMap<TenantUid, (Vec<Arc<Pod>
         *is_alarmed |= alarmed;
     }
     tenants
-}
-
-fn is_member(pod: &Pod) -> bool {
-    let of = pod.labels().get(labels::COMPONENT).map(String::as_str);
-    matches!(of, Some(component::CONTROL_PLANE | component::ETCD))
-        && containers(pod).any(|container| container.name == "etcd" && container.ready)
-}
-
-fn address(pod: &Pod) -> Option<IpAddr> {
-    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
-}
-
-fn port(port: i32) -> u16 {
-    u16::try_from(port).unwrap_or(0)
 }
 
 /// `None` if the member does not answer.
@@ -142,48 +113,26 @@ fn begins(ctx: &Context, tenant: &TenantUid) -> bool {
 }
 
 async fn make_room(ctx: &Context, tenant: &TenantUid, members: &[Arc<Pod>]) {
-    let result = reclaim_from(ctx, tenant, members).await;
-    let (no_space, event) = match &result {
-        Ok(Space::Enough) => (None, None),
+    let reclaimed = async { Ok::<_, ReachError>(reclaim(&connect(tenant, members, &ctx.state).await?).await?) };
+    let ended = |full| Some(NoSpace { ended: Some(Instant::now()), full });
+    let no_space = match reclaimed.await {
+        Ok(Space::Enough) => None,
         Ok(Space::Reclaimed(bytes)) => {
             let note = format!("etcd had reached its quota and refused writes; {} MiB were freed, and it accepts them again", bytes >> 20);
-            (None, Some((EventType::Normal, "SpaceReclaimed", note)))
+            tracing::info!(%tenant, note);
+            if let Some(cluster) = ctx.stores.cluster(tenant) {
+                ctx.events.send(EventType::Normal, &cluster.object_ref(&()), "SpaceReclaimed", &note);
+            }
+            None
         }
-        Ok(Space::Full { size, quota }) => (Some((*size, *quota)), None),
+        Ok(Space::Full { size, quota }) => ended(Some((size, quota))),
         Err(error) => {
-            tracing::warn!(%tenant, error = chain(error), pause = ?AGAIN, "cannot make room in the tenant's etcd; retrying");
-            (ctx.state.with(tenant, |state| state.no_space.and_then(|last| last.full)), None)
+            tracing::warn!(%tenant, error = chain(&error), pause = ?AGAIN, "cannot make room in the tenant's etcd; retrying");
+            ended(ctx.state.with(tenant, |state| state.no_space.and_then(|last| last.full)))
         }
     };
-    let is_over = matches!(result, Ok(Space::Enough | Space::Reclaimed(_)));
-    ctx.state.with(tenant, |state| {
-        state.no_space = (!is_over).then(|| NoSpace { ended: Some(Instant::now()), full: no_space });
-    });
-    if let Some((type_, reason, note)) = event
-        && let Some(cluster) = ctx.stores.cluster(tenant)
-    {
-        tracing::info!(%tenant, reason, note);
-        ctx.events.send(type_, &cluster.object_ref(&()), reason, &note);
-    }
+    ctx.state.with(tenant, |state| state.no_space = no_space);
     enqueue(ctx, tenant);
-}
-
-async fn reclaim_from(ctx: &Context, tenant: &TenantUid, members: &[Arc<Pod>]) -> Result<Space, ReclaimError> {
-    let of = |pod: &Pod| Some((pod.labels().get(labels::CLUSTER)?.clone(), pod.namespace()?));
-    let (cluster, namespace) = members.first().and_then(|pod| of(pod)).ok_or(ReclaimError::NoAuthority)?;
-    let ca = ctx.state.secret(tenant, &namespace, &names::ca(&cluster)).await.map_err(ReclaimError::Secret)?;
-    let ca = ca.ok_or(ReclaimError::NoAuthority)?;
-    let bundle = ca.data.as_ref().and_then(|data| data.get(keys::ETCD_CA)).ok_or(ReclaimError::NoAuthority)?;
-    let endpoints: Vec<Endpoint> = members
-        .iter()
-        .filter_map(|pod| {
-            let name = names::member_name(&cluster, &namespace, &pod.name_any());
-            Some(Endpoint { address: (address(pod)?, port(ETCD_CLIENT_PORT)).into(), name })
-        })
-        .collect();
-    let identity = pki::etcd_client(&ca, Timestamp::now())?;
-    let etcd = EtcdClient::connect(&endpoints, &String::from_utf8_lossy(&bundle.0), &identity).await?;
-    Ok(reclaim(&etcd).await?)
 }
 
 /// The cluster's status is to say so.
@@ -235,9 +184,10 @@ mod tests {
                 put(&mut writers.pods, json!({"metadata": {"namespace": "team", "name": name, "labels": labels}, "status": status}));
             }
         });
-        let asked: Vec<String> =
-            stores.pods.state_filter(|pod| address(pod).is_some() && is_member(pod)).iter().map(|pod| pod.name_any()).collect();
-        assert_eq!(asked, ["silent"]);
+        let mut asked: Vec<String> =
+            stores.pods.state_filter(|pod| is_member(pod) && serves(pod)).iter().map(|pod| pod.name_any()).collect();
+        asked.sort();
+        assert_eq!(asked, ["silent", "without-address"]);
         assert!(look(&stores, &Client::builder(TokioExecutor::new()).build_http()).await.is_empty());
     }
 }

@@ -3,11 +3,14 @@
 use super::{EtcdError, Maintenance, Member};
 use crate::pki::Identity;
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
+use proto::cluster_client::ClusterClient;
 use proto::kv_client::KvClient;
 use proto::maintenance_client::MaintenanceClient;
-use proto::{AlarmAction, AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, StatusRequest, StatusResponse};
-use std::error::Error as StdError;
+use proto::{
+    AlarmAction, AlarmRequest, AlarmType, CompactionRequest, DefragmentRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest,
+    MemberRemoveRequest, MoveLeaderRequest, StatusRequest, StatusResponse,
+};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -20,7 +23,9 @@ mod proto {
     tonic::include_proto!("etcdserverpb");
 }
 
-const CONNECT: Duration = Duration::from_secs(3);
+pub(crate) use proto::Member as Listed;
+
+const CONNECT: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_secs(5);
 /// A database is copied: gigabytes on a slow disk take minutes.
 const DEFRAGMENT: Duration = Duration::from_secs(15 * 60);
@@ -32,18 +37,79 @@ pub(crate) struct Endpoint {
     pub(crate) name: String,
 }
 
+/// How far a member's log is, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) id: u64,
+    /// Zero without one.
+    pub(crate) leader: u64,
+    /// The newest entry that it knows to be committed, and the newest that it has applied.
+    pub(crate) committed: u64,
+    pub(crate) applied: u64,
+}
+
 pub(crate) struct EtcdClient {
     members: Vec<Channel>,
 }
 
 impl EtcdClient {
-    /// `ca` is the PEM bundle that the members' certificates chain to.
-    pub(crate) async fn connect(endpoints: &[Endpoint], ca: &str, identity: &Identity) -> Result<Self, EtcdError> {
-        let connect = endpoints.iter().map(|endpoint| async {
-            let connected = connect(endpoint, ca, identity).await;
-            connected.map_err(|source| EtcdError::Connect { member: endpoint.name.clone(), source })
+    /// Connects when first needed. `ca` is the PEM bundle that the members' certificates chain to.
+    pub(crate) fn new(endpoints: &[Endpoint], ca: &str, identity: &Identity) -> Result<Self, EtcdError> {
+        let channel = |endpoint: &Endpoint| {
+            let tls = ClientTlsConfig::new()
+                .ca_certificate(Certificate::from_pem(ca))
+                .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
+                .domain_name(&endpoint.name);
+            let url = format!("https://{}", endpoint.address);
+            let channel = Channel::from_shared(url).ok()?.connect_timeout(CONNECT).tls_config(tls).ok()?;
+            Some(channel.connect_lazy())
+        };
+        let members: Option<_> = endpoints.iter().map(channel).collect();
+        Ok(Self { members: members.ok_or(EtcdError::Authority)? })
+    }
+
+    /// The members as most of them know them; fails without a quorum.
+    pub(crate) async fn list(&self) -> Result<Vec<Listed>, EtcdError> {
+        let request = MemberListRequest { linearizable: true };
+        let list = |channel| async move { call("MemberList", CALL, ClusterClient::new(channel).member_list(request)).await };
+        self.on_any(list).await.map(|response| response.members)
+    }
+
+    /// Of those that answer.
+    pub(crate) async fn progress(&self) -> Vec<Progress> {
+        let all = self.members.iter().map(|channel| async {
+            let (id, status) = self.status(channel).await.ok()?;
+            Some(Progress { id, leader: status.leader, committed: status.raft_index, applied: status.raft_applied_index })
         });
-        Ok(Self { members: try_join_all(connect).await? })
+        join_all(all).await.into_iter().flatten().collect()
+    }
+
+    pub(crate) async fn add_learner(&self, peer_url: &str) -> Result<(), EtcdError> {
+        let request = MemberAddRequest { peer_urls: vec![peer_url.to_owned()], is_learner: true };
+        let add = |channel| {
+            let request = request.clone();
+            async move { call("MemberAdd", CALL, ClusterClient::new(channel).member_add(request)).await }
+        };
+        self.on_any(add).await.map(drop)
+    }
+
+    pub(crate) async fn promote(&self, id: u64) -> Result<(), EtcdError> {
+        let request = MemberPromoteRequest { id };
+        let promote = |channel| async move { call("MemberPromote", CALL, ClusterClient::new(channel).member_promote(request)).await };
+        self.on_any(promote).await.map(drop)
+    }
+
+    pub(crate) async fn remove(&self, id: u64) -> Result<(), EtcdError> {
+        let request = MemberRemoveRequest { id };
+        let remove = |channel| async move { call("MemberRemove", CALL, ClusterClient::new(channel).member_remove(request)).await };
+        self.on_any(remove).await.map(drop)
+    }
+
+    /// Only the leader does that.
+    pub(crate) async fn move_leader(&self, leader: u64, to: u64) -> Result<(), EtcdError> {
+        let leader = MaintenanceClient::new(self.member(leader).await?);
+        let request = MoveLeaderRequest { target_id: to };
+        call("MoveLeader", CALL, { leader }.move_leader(request)).await.map(drop)
     }
 
     async fn status(&self, channel: &Channel) -> Result<(u64, StatusResponse), EtcdError> {
@@ -54,21 +120,32 @@ impl EtcdClient {
     /// The connection to a member.
     async fn member(&self, id: u64) -> Result<Channel, EtcdError> {
         for channel in &self.members {
-            if self.status(channel).await?.0 == id {
+            if self.status(channel).await.is_ok_and(|(other, _)| other == id) {
                 return Ok(channel.clone());
             }
         }
         Err(EtcdError::NoMember(id))
     }
 
-    /// A connection to any member.
-    fn any(&self) -> Result<Channel, EtcdError> {
-        self.members.first().cloned().ok_or(EtcdError::NoMember(0))
+    /// One member after the other, until a call succeeds: some may be down, and learners refuse most calls.
+    async fn on_any<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, EtcdError>
+    where
+        F: Future<Output = Result<T, EtcdError>>,
+    {
+        let mut failed = EtcdError::NoMember(0);
+        for channel in &self.members {
+            match call(channel.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     async fn alarm(&self, action: AlarmAction, member_id: u64, alarm: AlarmType) -> Result<Vec<proto::AlarmMember>, EtcdError> {
         let request = AlarmRequest { action: action.into(), member_id, alarm: alarm.into() };
-        Ok(call("Alarm", CALL, MaintenanceClient::new(self.any()?).alarm(request)).await?.alarms)
+        let ask = |channel| async move { call("Alarm", CALL, MaintenanceClient::new(channel).alarm(request)).await };
+        self.on_any(ask).await.map(|response| response.alarms)
     }
 }
 
@@ -94,7 +171,8 @@ impl Maintenance for EtcdClient {
 
     async fn compact(&self, revision: i64) -> Result<(), EtcdError> {
         let request = CompactionRequest { revision, physical: true };
-        match call("Compact", DEFRAGMENT, KvClient::new(self.any()?).compact(request)).await {
+        let compact = |channel| async move { call("Compact", DEFRAGMENT, KvClient::new(channel).compact(request)).await };
+        match self.on_any(compact).await {
             // Compacted already: by kube-apiserver, or by a call whose answer was lost.
             Err(EtcdError::Call { source, .. }) if source.code() == Code::OutOfRange => Ok(()),
             result => result.map(drop),
@@ -109,15 +187,6 @@ impl Maintenance for EtcdClient {
     async fn disarm(&self, member: u64) -> Result<(), EtcdError> {
         self.alarm(AlarmAction::Deactivate, member, AlarmType::Nospace).await.map(drop)
     }
-}
-
-async fn connect(endpoint: &Endpoint, ca: &str, identity: &Identity) -> Result<Channel, Box<dyn StdError + Send + Sync>> {
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(ca))
-        .identity(tonic::transport::Identity::from_pem(&identity.certificate, &identity.key))
-        .domain_name(&endpoint.name);
-    let channel = Channel::from_shared(format!("https://{}", endpoint.address))?.connect_timeout(CONNECT).tls_config(tls)?;
-    Ok(channel.connect().await?)
 }
 
 async fn call<T>(call: &'static str, limit: Duration, future: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, EtcdError> {

@@ -1,9 +1,14 @@
-//! A tenant's etcd through its maintenance API: what its members report, and the space in their databases.
+//! A tenant's etcd: its members, and the space in their databases. [`plan`] and [`space`] decide, [`keep`] and [`alarms`] find the
+//! clusters that need it and act.
 //!
-//! Order: `client` ← `space` ← `alarms`.
+//! Order: `client` ← `space`; `plan` ← `places` ← `reach` ← `keep`, `alarms`.
 
 pub(crate) mod alarms;
 pub(crate) mod client;
+pub(crate) mod keep;
+pub(crate) mod places;
+pub(crate) mod plan;
+pub(crate) mod reach;
 pub(crate) mod space;
 
 use async_trait::async_trait;
@@ -44,12 +49,8 @@ pub(crate) trait Maintenance: Send + Sync {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EtcdError {
-    #[error("cannot connect to etcd member {member}")]
-    Connect {
-        member: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error("cannot set up a connection to etcd: its authority or the client's certificate cannot be read")]
+    Authority,
     #[error("etcd call {call} failed")]
     Call { call: &'static str, source: Box<tonic::Status> },
     #[error("etcd call {call} has not ended within {limit:?}")]

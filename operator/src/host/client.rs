@@ -33,6 +33,11 @@ impl WriteGuard {
         Self(Arc::new(|| true))
     }
 
+    /// Whether a write is allowed now, for writes that go another way than through [`Self::client`].
+    pub(crate) fn allows(&self) -> bool {
+        (self.0)()
+    }
+
     /// A client of `config` behind this guard.
     pub(crate) fn client(&self, config: Config) -> Result<Client, kube::Error> {
         Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
@@ -71,7 +76,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        if !reads && !(self.guard.0)() {
+        if !reads && !self.guard.allows() {
             return Box::pin(async { Err(Refused::NotLeader.into()) });
         }
         let answer = self.inner.call(request);

@@ -2,6 +2,7 @@
 
 use super::queue::ReconcileQueue;
 use super::{Cluster, SecretWriter, ServedWriters, Stores, Writers};
+use crate::model::names;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodTemplateSpec};
 use kube::runtime::reflector::store::Writer;
@@ -212,9 +213,11 @@ fn trim_node(node: &mut Node) {
 }
 
 /// Keeps the pod's status and node.
+const KEPT_OF_PODS: [&str; 3] = [names::INITIAL_CLUSTER, names::MEMBER, names::TEMPLATE];
+
 fn trim_pod(pod: &mut Pod) {
     trim(pod);
-    pod.annotations_mut().clear();
+    pod.annotations_mut().retain(|annotation, _| KEPT_OF_PODS.contains(&annotation.as_str()));
     if let Some(spec) = &mut pod.spec {
         *spec = PodSpec { node_name: spec.node_name.take(), ..PodSpec::default() };
     }

@@ -35,8 +35,9 @@ pub struct ValidatedCluster {
     pub topology: Topology,
     /// Replicas of each control-plane part.
     pub replicas: i32,
-    /// etcd members.
+    /// etcd members that are wanted.
     pub members: i32,
+    pub membership: Membership,
     /// Nothing of the control plane runs.
     pub hibernate: bool,
     /// Node to which a `SingleNode` cluster is pinned; always there with that topology.
@@ -81,6 +82,16 @@ impl ValidatedCluster {
     pub(crate) fn running(&self, replicas: i32) -> i32 {
         if self.hibernate { 0 } else { replicas }
     }
+}
+
+/// How far etcd is with its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Members that have a pod, and a volume claim unless their data is in memory: those with an ordinal below this.
+    pub slots: i32,
+    /// Most of them have served at once. From then on the data counts, and only members of etcd begin with an empty directory, each
+    /// once.
+    pub formed: bool,
 }
 
 /// A change of the version; the text is for people.

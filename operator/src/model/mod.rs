@@ -12,7 +12,8 @@ mod node;
 pub use cluster::*;
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{API_PORT, host_url};
-pub(crate) use names::{CERTIFICATES, ETCD_CLIENT_PORT, ETCD_METRICS_PORT, FRONT_PROXY_CLIENT, keys};
+pub use names::ETCD;
+pub(crate) use names::{CERTIFICATES, ETCD_CLIENT_PORT, ETCD_METRICS_PORT, ETCD_PEER_PORT, FRONT_PROXY_CLIENT, keys};
 #[cfg(test)]
 pub(crate) use node::HostAddress;
 pub(crate) use node::HostNode;

@@ -16,14 +16,9 @@ pub(crate) fn control_plane(cluster: &str) -> String {
     format!("{cluster}-control-plane")
 }
 
-/// The StatefulSet (topology `External`) and, with every topology, the headless Service of the members.
+/// The StatefulSet of etcd, with topology `External`.
 pub(crate) fn etcd(cluster: &str) -> String {
     format!("{cluster}-etcd")
-}
-
-/// Service in front of etcd, with topology `External`.
-pub(crate) fn etcd_client(cluster: &str) -> String {
-    format!("{cluster}-etcd-client")
 }
 
 pub(crate) fn controllers(cluster: &str) -> String {
@@ -92,17 +87,22 @@ pub(crate) const AGENT_ROLE: &str = "nestling-agent-workload";
 pub(crate) const WORKLOAD: &str = "nestling";
 
 /// The StatefulSet whose pods hold etcd's members.
-pub(crate) fn members_set(cluster: &ValidatedCluster) -> String {
-    match cluster.topology {
-        Topology::External => etcd(&cluster.name),
-        Topology::Stacked | Topology::SingleNode => control_plane(&cluster.name),
+pub(crate) fn members_set(cluster: &str, topology: Topology) -> String {
+    match topology {
+        Topology::External => etcd(cluster),
+        Topology::Stacked | Topology::SingleNode => control_plane(cluster),
     }
 }
 
-/// etcd members, each named after its pod.
+/// etcd members that are there or wanted, each named after its pod.
 pub(crate) fn members(cluster: &ValidatedCluster) -> Vec<String> {
-    let set = members_set(cluster);
-    (0..cluster.members).map(|ordinal| format!("{set}-{ordinal}")).collect()
+    let set = members_set(&cluster.name, cluster.topology);
+    (0..cluster.members.max(cluster.membership.slots)).map(|ordinal| member(&set, ordinal)).collect()
+}
+
+/// A member, its pod and its Service.
+pub(crate) fn member(set: &str, ordinal: i32) -> String {
+    format!("{set}-{ordinal}")
 }
 
 /// The volume claim of a member: as a StatefulSet names the claims of its template `data`.
@@ -110,32 +110,54 @@ pub(crate) fn claim(set: &str, ordinal: i32) -> String {
     format!("{DATA_VOLUME}-{set}-{ordinal}")
 }
 
+/// The container of a member.
+pub const ETCD: &str = "etcd";
 /// Where a member serves its clients.
 pub(crate) const ETCD_CLIENT_PORT: i32 = 2379;
+/// Where members talk to each other.
+pub(crate) const ETCD_PEER_PORT: i32 = 2380;
 /// Where a member shows its health and metrics over plain HTTP; nothing of the data.
 pub(crate) const ETCD_METRICS_PORT: i32 = 2381;
 
 /// The volume with etcd's data.
 pub(crate) const DATA_VOLUME: &str = "data";
 
-/// Host name of etcd as a whole, with topology `External`.
-pub(crate) fn etcd_client_host(cluster: &ValidatedCluster) -> String {
-    format!("{}.{}.svc", etcd_client(&cluster.name), cluster.namespace)
+/// Host name of a member: of a Service of its own. By name, never by address: addresses change with every restart of a pod.
+pub(crate) fn member_host(namespace: &str, member: &str) -> String {
+    format!("{member}.{namespace}.svc")
 }
 
-/// Host name of a member. By name, never by address: addresses change with every restart of a pod.
-pub(crate) fn member_host(cluster: &ValidatedCluster, member: &str) -> String {
-    member_name(&cluster.name, &cluster.namespace, member)
+/// Where other members reach a member.
+pub(crate) fn peer_url(namespace: &str, member: &str) -> String {
+    format!("https://{}:{ETCD_PEER_PORT}", member_host(namespace, member))
 }
 
-/// [`member_host`] by the cluster's name and namespace.
-pub(crate) fn member_name(cluster: &str, namespace: &str, member: &str) -> String {
-    format!("{member}.{}.{namespace}.svc", etcd(cluster))
+/// `--initial-cluster` with these members.
+pub(crate) fn initial_cluster(namespace: &str, members: &[String]) -> String {
+    let members: Vec<String> = members.iter().map(|member| format!("{member}={}", peer_url(namespace, member))).collect();
+    members.join(",")
 }
 
 /// Annotation of the StatefulSet: the node to which a `SingleNode` cluster is pinned. Its volume may exist only there, so
 /// the choice is made once.
 pub(crate) const PINNED_NODE: &str = "nestling.dev/pinned-node";
+
+/// Annotation of the StatefulSet of etcd's members, `true`: most of them have served at once, so none may begin anew.
+pub(crate) const FORMED: &str = "nestling.dev/formed";
+/// Annotation of the StatefulSet of etcd's members: how many have a pod, unless the cluster hibernates.
+pub(crate) const SLOTS: &str = "nestling.dev/slots";
+/// Annotation of the StatefulSet of etcd's members and of its pods: hash of the template. One that differs is to be replaced.
+pub(crate) const TEMPLATE: &str = "nestling.dev/template";
+/// Annotation of a pod with a member of etcd: the value of `--initial-cluster`, without which etcd does not begin in an empty
+/// directory.
+pub(crate) const INITIAL_CLUSTER: &str = "nestling.dev/initial-cluster";
+/// Annotation of what holds the data of a member (its volume claim; its pod, if the data is in memory): the member's ID,
+/// [`CANDIDATE`] or [`FOUNDER`].
+pub(crate) const MEMBER: &str = "nestling.dev/etcd-member";
+/// A member that etcd is to form with.
+pub(crate) const CANDIDATE: &str = "candidate";
+/// A member that etcd formed with.
+pub(crate) const FOUNDER: &str = "founder";
 
 /// Annotation of the controllers' Deployment: image of its cloud-controller-manager.
 pub(crate) const CLOUD_CONTROLLER_IMAGE: &str = "nestling.dev/cloud-controller-image";

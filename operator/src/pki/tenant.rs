@@ -84,8 +84,7 @@ pub(super) fn etcd_client() -> LeafSpec {
 pub(super) fn etcd_server(cluster: &ValidatedCluster, member: &str) -> LeafSpec {
     let sans = [
         San::Dns("localhost".to_owned()),
-        San::Dns(names::member_host(cluster, member)),
-        San::Dns(names::etcd_client_host(cluster)),
+        San::Dns(names::member_host(&cluster.namespace, member)),
         San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         San::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)),
     ];
@@ -93,7 +92,7 @@ pub(super) fn etcd_server(cluster: &ValidatedCluster, member: &str) -> LeafSpec 
 }
 
 pub(super) fn etcd_peer(cluster: &ValidatedCluster, member: &str) -> LeafSpec {
-    LeafSpec::server(member, Usage::ServerAndClient, [San::Dns(names::member_host(cluster, member))])
+    LeafSpec::server(member, Usage::ServerAndClient, [San::Dns(names::member_host(&cluster.namespace, member))])
 }
 
 /// Identities of the controllers, by their stem in `<vc>-controllers-certs`.

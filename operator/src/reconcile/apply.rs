@@ -6,6 +6,8 @@
 
 use crate::addons::Settings;
 use crate::apply::{Applier, ApplyError, HostObject, Ownership, ownership};
+use crate::etcd::keep;
+use crate::etcd::places::Places;
 use crate::model::{Endpoint, ValidatedCluster, host_url, keys, names};
 use crate::pki::PkiPolicy;
 use crate::pki::{Pki, PkiSecrets};
@@ -123,6 +125,12 @@ async fn resources(
         controllers,
         state: PhantomData,
     })
+}
+
+/// The members that the cluster should have, and where.
+pub(crate) fn members(cluster: &ValidatedCluster, host: &OnHost, places: Places) -> keep::Target {
+    let template = host.resources.members.annotations().get(names::TEMPLATE).cloned().unwrap_or_default();
+    keep::Target { places, wanted: cluster.members, template }
 }
 
 async fn all_secrets(secrets: PkiSecrets, applier: &Applier<'_>) -> Result<PkiSecrets, ApplyError> {

@@ -7,6 +7,7 @@
 //! The tenant leaves the control API with the first watch event of its deletion, so agents drain while the namespace
 //! goes. The control plane goes last, when the finalizer is off: until then agents can tell it what they do.
 
+use crate::etcd;
 use crate::reconcile::access;
 use crate::reconcile::error::{CleanupError, Error};
 use crate::reconcile::retained;
@@ -52,6 +53,7 @@ pub(crate) async fn clean_up(id: &Identity, subject: Option<&Subject>, namespace
     if !live.finalizers().iter().any(|finalizer| finalizer == labels::FINALIZER) {
         return Ok(Action::await_change());
     }
+    etcd::keep::stop(&id.uid, &ctx.state);
     ctx.state.disconnect(&id.uid);
     if let Some(remains) = remove_namespaces(id, &live, ctx).await? {
         if let Some(subject) = subject {

@@ -3,11 +3,12 @@
 
 use crate::apply::{ApplyError, Ownership, ownership};
 use crate::conditions::is_ready;
+use crate::etcd::places::Places;
 use crate::host::Stores;
-use crate::model::HostNode;
 use crate::model::metadata::component;
 use crate::model::names;
 use crate::model::names::PINNED_NODE;
+use crate::model::{HostNode, Membership};
 use crate::pki;
 use crate::pki::installation::InstallationCas;
 use crate::reconcile::retained;
@@ -21,7 +22,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_crds::names::{NodeName, TenantUid};
-use nestling_crds::v1alpha1::Topology;
+use nestling_crds::v1alpha1::StorageMedium;
 use nestling_crds::v1alpha1::conditions::CHANGING_VERSION;
 use nestling_crds::versions;
 use nestling_crds::versions::Version;
@@ -37,6 +38,8 @@ pub struct Dereferenced {
     /// Service ranges of the other tenants.
     pub taken: Vec<(TenantUid, IpNet)>,
     pub host_nodes: Vec<HostNode>,
+    /// How far etcd is with its members.
+    pub membership: Membership,
     /// Where a `SingleNode` cluster lives already.
     pub pinned_node: Option<NodeName>,
     /// Service range of the cluster whose data is taken over.
@@ -119,8 +122,12 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
     let ca = secrets.get(&names::ca(&subject.id.name)).filter(|_| adopt.is_some());
     let adopted_range = ca.and_then(|ca| ca.annotations().get(labels::SERVICE_RANGE).cloned());
     let adopts = retained::may_claim(subject, ctx).await?;
-    keys_are_there(subject, &secrets, adopts, stores)?;
+    let set = members_set(subject, ctx).await?;
+    keys_are_there(subject, &secrets, adopts || set.is_some())?;
+    let listed = ctx.state.with(&subject.id.uid, |state| state.members.listed.map(|(reach, _)| reach));
     Ok(Dereferenced {
+        membership: places(subject).membership(set.as_deref(), subject.vc.spec.etcd_members(), listed, stores),
+        pinned_node: set.and_then(|set| set.annotations().get(PINNED_NODE).map(NodeName::new)),
         running,
         may_change_version,
         encryption: encryption(subject, ctx).await?,
@@ -129,7 +136,6 @@ pub(crate) async fn dereference(subject: &Subject, ctx: &Context) -> Result<Dere
         host_ranges: host_ranges(stores),
         taken: taken(stores, &subject.id.uid),
         host_nodes: stores.nodes.state().iter().map(|node| HostNode::from(&**node)).collect(),
-        pinned_node: pinned_node(subject, ctx).await?,
         installation: ctx.installation.clone(),
     })
 }
@@ -198,10 +204,8 @@ async fn encryption(subject: &Subject, ctx: &Context) -> Result<Option<Secret>, 
 
 /// Authorities and keys are made once. Where there is data that was made with them, their loss is not repaired silently: new
 /// ones would cut off everybody who trusts or holds the old ones.
-fn keys_are_there(subject: &Subject, secrets: &BTreeMap<String, Secret>, adopts: bool, stores: &Stores) -> Result<(), DereferenceError> {
+fn keys_are_there(subject: &Subject, secrets: &BTreeMap<String, Secret>, has_data: bool) -> Result<(), DereferenceError> {
     let name = &subject.id.name;
-    let set = |set: String| stores.stateful_sets.get(&ObjectRef::new(&set).within(&subject.id.namespace));
-    let has_data = adopts || set(names::control_plane(name)).or_else(|| set(names::etcd(name))).is_some();
     let may_replace = subject.vc.annotations().get(labels::NEW_KEYS).is_some_and(|value| value == "true");
     let lost = [names::ca(name), names::service_account_keys(name)].into_iter().find(|name| !secrets.contains_key(name));
     match lost {
@@ -237,20 +241,26 @@ fn taken(stores: &Stores, uid: &TenantUid) -> Vec<(TenantUid, IpNet)> {
     taken.filter(|(other, _)| other != uid).collect()
 }
 
-/// The choice is made once, so a StatefulSet that the store does not know is asked for: the store may be behind our own
-/// write of a moment ago.
-async fn pinned_node(subject: &Subject, ctx: &Context) -> Result<Option<NodeName>, DereferenceError> {
-    if subject.vc.spec.topology != Topology::SingleNode {
-        return Ok(None);
+/// Where the members of the cluster's etcd are.
+pub(super) fn places(subject: &Subject) -> Places {
+    let (id, spec) = (&subject.id, &subject.vc.spec);
+    Places {
+        namespace: id.namespace.clone(),
+        set: names::members_set(&id.name, spec.topology),
+        in_memory: spec.etcd.storage.medium == Some(StorageMedium::Memory),
     }
-    let name = names::control_plane(&subject.id.name);
-    let pin = |set: &StatefulSet| set.annotations().get(PINNED_NODE).map(NodeName::new);
+}
+
+/// The `StatefulSet` of the members says what was decided once, so one that the store does not know is asked for: the store may be
+/// behind our own write of a moment ago.
+async fn members_set(subject: &Subject, ctx: &Context) -> Result<Option<Arc<StatefulSet>>, DereferenceError> {
+    let name = names::members_set(&subject.id.name, subject.vc.spec.topology);
     if let Some(set) = ctx.stores.stateful_sets.get(&ObjectRef::new(&name).within(&subject.id.namespace)) {
-        return Ok(pin(&set));
+        return Ok(Some(set));
     }
     let api: Api<StatefulSet> = Api::namespaced(ctx.host.clone(), &subject.id.namespace);
     let set = api.get_opt(&name).await.map_err(|source| DereferenceError::StatefulSet { name, source })?;
-    Ok(set.as_ref().and_then(pin))
+    Ok(set.map(Arc::new))
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(crate) enum Error {
     /// The Service in front of the API has no address yet; the host gives one at once or never.
     #[error("the host gave the Service of the API no address")]
     NoAddress,
+    #[error("cannot change a pod or a volume claim of etcd")]
+    Members(#[source] kube::Error),
     #[error("cannot reach into the cluster")]
     Inside(#[from] ConnectError),
     #[error("cannot set up what belongs inside the cluster")]
@@ -97,6 +99,7 @@ impl Error {
             Self::Apply(ApplyError::Terminating { .. }) => "WaitingForDeletion",
             Self::Apply(_) => "ApplyFailed",
             Self::NoAddress => "NoAddress",
+            Self::Members(_) => "MembersFailed",
             Self::Inside(_) => "TenantClientFailed",
             Self::Tenant(_) => "TenantApplyFailed",
             Self::Cleanup(_) => "CleanupFailed",

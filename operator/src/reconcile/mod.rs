@@ -26,6 +26,7 @@ pub(crate) mod validate;
 
 pub(crate) use error::Error;
 
+use crate::etcd;
 use crate::host::Cluster;
 use crate::model::metadata::component;
 use crate::state::Context;
@@ -36,7 +37,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource as _, ResourceExt as _};
 use nestling_crds::labels;
 use nestling_runtime::error::chain;
-use status::{Observed, Outcome, Progress};
+use status::{Observed, ObservedEtcd, Outcome, Progress};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,6 +77,7 @@ async fn within<T>(limit: Duration, future: Pin<Box<dyn Future<Output = Result<T
 
 async fn turn(subject: &Subject, ctx: &Context) -> Result<Action, Error> {
     if subject.vc.spec.paused {
+        etcd::keep::stop(&subject.id.uid, &ctx.state);
         let (observed, renew_at) = upkeep(subject, ctx).await;
         status::write(subject, &Outcome::Paused(&observed), ctx).await?;
         return Ok(Action::requeue(next_look(true, renew_at, ctx)));
@@ -107,13 +109,19 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
     status::claim(subject, &cluster, ctx).await?;
     let host = Box::pin(apply::apply(&cluster, &reads, ctx)).await?;
+    let is_lost = dereference::places(subject).is_lost(cluster.membership, &ctx.stores);
+    let target = apply::members(&cluster, &host, dereference::places(subject));
     let (inside, failure) = if cluster.hibernate {
+        etcd::keep::stop(&subject.id.uid, &ctx.state);
         ctx.state.disconnect(&subject.id.uid);
         (Observation::default(), None)
     } else {
+        etcd::keep::settle(&target, cluster.membership, &ctx.host, &ctx.state).await.map_err(Error::Members)?;
+        etcd::keep::keep(&cluster.uid, target, cluster.membership, ctx);
         apply::apply_addons(subject, &cluster, &host, ctx)?
     };
-    let observed = Observed::applied(&cluster, &host, inside, ctx.state.with(&cluster.uid, |state| state.no_space), &ctx.stores);
+    let etcd = ObservedEtcd { is_lost, ..ObservedEtcd::of(&cluster.uid, cluster.members, cluster.membership.slots, &ctx.state) };
+    let observed = Observed::applied(&cluster, &host, inside, etcd, &ctx.stores);
     let inside = failure.map_or(Ok(()), |failure| Err(Error::Tenant(failure)));
     Ok(Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside })
 }

@@ -15,7 +15,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt as _};
 use nestling_crds::labels;
-use nestling_crds::v1alpha1::{DeletionPolicy, StorageMedium, Topology};
+use nestling_crds::v1alpha1::{DeletionPolicy, StorageMedium};
 use nestling_runtime::kube::call;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -83,17 +83,14 @@ where
 /// under its name is not the cluster's to take.
 pub(super) async fn may_claim(subject: &Subject, ctx: &Context) -> Result<bool, ApplyError> {
     let (id, spec) = (&subject.id, &subject.vc.spec);
-    let (set, members) = match spec.topology {
-        Topology::External => (names::etcd(&id.name), spec.etcd.replicas.unwrap_or(1)),
-        Topology::Stacked | Topology::SingleNode => (names::control_plane(&id.name), spec.control_plane.replicas),
-    };
+    let set = names::members_set(&id.name, spec.topology);
     let exists = ctx.stores.stateful_sets.get(&ObjectRef::new(&set).within(&id.namespace)).is_some();
     if exists || spec.etcd.storage.medium == Some(StorageMedium::Memory) {
         return Ok(false);
     }
     let api: Api<PersistentVolumeClaim> = Api::namespaced(ctx.host.clone(), &id.namespace);
     let mut adopts = false;
-    for ordinal in 0..members {
+    for ordinal in 0..spec.etcd_members() {
         let name = names::claim(&set, ordinal);
         let object = format!("PersistentVolumeClaim {name}");
         let live = call(api.get_opt(&name)).await.map_err(|source| ApplyError::Read { object: object.clone(), source })?;

@@ -4,6 +4,7 @@ use super::reconcile;
 use crate::apply::ApplyError;
 use crate::host::testing::mirror;
 use crate::host::{Cluster, Stores, Writers};
+use crate::model::names;
 use crate::reconcile::Error;
 use crate::state::Context;
 use crate::state::testing::context;
@@ -546,4 +547,135 @@ async fn a_namespace_that_is_being_deleted_is_not_kept() {
     world.api.inject("apply", "rolebindings", usize::MAX, Fault::Status(403));
     world.api.inject("get", "secrets", usize::MAX, Fault::Status(403));
     world.deleted().await;
+}
+
+impl World {
+    /// The pod that the StatefulSet controller makes of the template, with a member that serves or not.
+    fn member(&self, ordinal: usize, serves: bool) {
+        let set: StatefulSet = self.api.get("team", "dev-control-plane").unwrap();
+        let template = set.spec.template.metadata.unwrap();
+        let pod = json!({
+            "metadata": {
+                "namespace": "team", "name": format!("dev-control-plane-{ordinal}"), "labels": template.labels, "annotations": template.annotations,
+            },
+            "status": {
+                "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": if serves { "True" } else { "False" }}],
+                "initContainerStatuses": [{"name": "etcd", "image": "", "imageID": "", "ready": serves, "restartCount": 0}],
+            },
+        });
+        self.api.put(&serde_json::from_value::<Pod>(pod).unwrap());
+        self.api.edit::<StatefulSet>("team", "dev-control-plane", |set| {
+            set["status"] = json!({"replicas": 1, "observedGeneration": set["metadata"]["generation"]});
+        });
+    }
+
+    fn members(&self) -> StatefulSet {
+        self.api.get("team", "dev-control-plane").unwrap()
+    }
+
+    /// With what the pod's member begins in an empty directory.
+    fn ticket(&self, ordinal: usize) -> Option<String> {
+        let pod: Pod = self.api.get("team", &format!("dev-control-plane-{ordinal}")).unwrap();
+        pod.annotations().get(names::INITIAL_CLUSTER).cloned()
+    }
+
+    fn claim_of(&self, ordinal: usize) -> Option<String> {
+        let claim: PersistentVolumeClaim = self.api.get("team", &format!("data-dev-control-plane-{ordinal}")).unwrap();
+        claim.annotations().get(names::MEMBER).cloned()
+    }
+}
+
+#[tokio::test]
+async fn members_may_begin_anew_until_most_of_them_serve() {
+    let mut world = World::built(&json!({"controlPlane": {"replicas": 3}})).await;
+    let set = world.members();
+    assert_eq!((set.spec.replicas, set.annotations()[names::FORMED].as_str()), (Some(3), "false"));
+    let list = "dev-control-plane-0=https://dev-control-plane-0.team.svc:2380,\
+                dev-control-plane-1=https://dev-control-plane-1.team.svc:2380,\
+                dev-control-plane-2=https://dev-control-plane-2.team.svc:2380";
+    for (ordinal, serves) in [(0, true), (1, false), (2, false)] {
+        world.member(ordinal, serves);
+    }
+    world.reconcile().await.unwrap();
+    assert_eq!((world.ticket(0).as_deref(), world.claim_of(0)), (Some(list), Some("candidate".into())));
+
+    world.member(1, true);
+    world.reconcile().await.unwrap();
+    // The last one may still begin.
+    world.reconcile().await.unwrap();
+    assert_eq!((world.ticket(1), world.ticket(2).as_deref(), world.claim_of(2)), (None, Some(list), Some("candidate".into())));
+    world.api.edit::<Pod>("team", "dev-control-plane-2", |pod| pod["status"]["initContainerStatuses"][0]["ready"] = true.into());
+    world.reconcile().await.unwrap();
+    let set = world.members();
+    assert_eq!(set.annotations()[names::FORMED], "true");
+    let template = set.spec.template;
+    assert!(!template.metadata.unwrap().annotations.unwrap().contains_key(names::INITIAL_CLUSTER));
+    let etcd = template.spec.unwrap().init_containers.unwrap()[0].clone();
+    assert!(etcd.args.unwrap().contains(&"--initial-cluster-state=existing".to_owned()));
+    for ordinal in 0..3 {
+        assert_eq!((world.ticket(ordinal), world.claim_of(ordinal).as_deref()), (None, Some("founder")));
+    }
+    // A pod that comes back has no ticket, and none is replaced because the template has lost it.
+    world.member(1, false);
+    world.reconcile().await.unwrap();
+    assert_eq!((world.ticket(1), world.members().annotations()[names::FORMED].as_str()), (None, "true"));
+    assert_eq!(world.api.list::<Pod>().len(), 3);
+}
+
+#[tokio::test]
+async fn an_etcd_that_has_formed_does_not_begin_anew_when_its_statefulset_is_lost() {
+    let mut world = World::built(&json!({})).await;
+    world.member(0, true);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.claim_of(0).as_deref(), Some("founder"));
+    world.api.remove::<StatefulSet>("team", "dev-control-plane");
+    world.api.remove::<Pod>("team", "dev-control-plane-0");
+    world.reconcile().await.unwrap();
+    let set = world.members();
+    assert_eq!(set.annotations()[names::FORMED], "true");
+    assert!(!set.spec.template.metadata.unwrap().annotations.unwrap().contains_key(names::INITIAL_CLUSTER));
+}
+
+#[tokio::test]
+async fn a_volume_that_was_replaced_is_no_empty_cluster() {
+    let mut world = World::built(&json!({})).await;
+    world.member(0, true);
+    world.reconcile().await.unwrap();
+    world.api.remove::<PersistentVolumeClaim>("team", "data-dev-control-plane-0");
+    world.reconcile().await.unwrap();
+    world.member(0, false);
+    world.reconcile().await.unwrap();
+    assert_eq!((world.condition("EtcdReady"), world.ticket(0)), (("False".into(), "DataLost".into()), None));
+}
+
+#[tokio::test]
+async fn a_lone_member_in_memory_may_always_begin_anew() {
+    let mut world = World::built(&json!({"etcd": {"storage": {"medium": "Memory"}}})).await;
+    world.member(0, true);
+    world.reconcile().await.unwrap();
+    assert_eq!(world.members().annotations()[names::FORMED], "false");
+    let ticket = world.ticket(0);
+    assert!(ticket.is_some());
+    // Left over from when there were three.
+    world.api.edit::<Pod>("team", "dev-control-plane-0", |pod| {
+        pod["metadata"]["annotations"].as_object_mut().unwrap().remove(names::INITIAL_CLUSTER);
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.ticket(0), ticket);
+}
+
+#[tokio::test]
+async fn the_pod_of_a_lone_member_is_replaced_when_the_new_template_is_known() {
+    let mut world = World::built(&json!({})).await;
+    world.member(0, true);
+    world.reconcile().await.unwrap();
+    world.edit(|spec| spec["etcd"] = json!({"extraArgs": [{"name": "log-level", "value": "warn"}]}));
+    world.api.edit::<StatefulSet>("team", "dev-control-plane", |set| set["status"]["observedGeneration"] = 0.into());
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.list::<Pod>().len(), 1);
+    world.api.edit::<StatefulSet>("team", "dev-control-plane", |set| {
+        set["status"]["observedGeneration"] = set["metadata"]["generation"].clone();
+    });
+    world.reconcile().await.unwrap();
+    assert_eq!(world.api.list::<Pod>().len(), 0);
 }

@@ -2,7 +2,7 @@
 //! arguments, and starts the programs, all on this machine's own network.
 
 use anyhow::{Context, Result};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, PodSpec, Secret, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, KeyToPath, PodTemplateSpec, Secret, Volume};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
@@ -22,7 +22,8 @@ pub(crate) struct Kubelet<'a> {
 
 impl Kubelet<'_> {
     /// Starts one container of a pod; it ends with the handle.
-    pub(crate) fn start(&self, pod_name: &str, pod: &PodSpec, container: &str) -> Result<Child> {
+    pub(crate) fn start(&self, pod_name: &str, template: &PodTemplateSpec, container: &str) -> Result<Child> {
+        let pod = template.spec.as_ref().context("no spec")?;
         let all = pod.init_containers.iter().flatten().chain(&pod.containers);
         let container: &Container = all.into_iter().find(|one| one.name == container).context("no such container")?;
         let home = self.root.join(&container.name);
@@ -31,19 +32,33 @@ impl Kubelet<'_> {
             self.fill(volume, &home.join(mount.mount_path.trim_start_matches('/')), &home)?;
         }
         let program = container.command.iter().flatten().next().context("no command")?;
+        let variables: Vec<(String, String)> = container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| {
+                let field = &variable.value_from.as_ref()?.field_ref.as_ref()?.field_path;
+                Some((format!("$({})", variable.name), self.field(pod_name, template, field)?))
+            })
+            .collect();
         let args = container.args.iter().flatten().map(|arg| {
-            let arg = arg.replace("$(POD_IP)", &self.pod_ip.to_string()).replace("$(POD_NAME)", pod_name);
+            let arg = variables.iter().fold(arg.clone(), |arg, (variable, value)| arg.replace(variable, value));
             relocated(&arg, &home)
         });
-        let log = File::create(self.root.join(format!("{}.log", container.name)))?;
-        Command::new(self.binaries.join(program))
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))
+        spawn(Command::new(self.binaries.join(program)).args(args), &self.root.join(format!("{}.log", container.name)))
+    }
+
+    /// What a container gets of its pod; an annotation that is missing is empty.
+    fn field(&self, pod_name: &str, template: &PodTemplateSpec, path: &str) -> Option<String> {
+        match path {
+            "metadata.name" => Some(pod_name.to_owned()),
+            "status.podIP" => Some(self.pod_ip.to_string()),
+            _ => {
+                let annotation = path.strip_prefix("metadata.annotations['")?.strip_suffix("']")?;
+                let annotations = template.metadata.as_ref()?.annotations.as_ref()?;
+                Some(annotations.get(annotation).cloned().unwrap_or_default())
+            }
+        }
     }
 
     fn fill(&self, volume: &Volume, folder: &Path, home: &Path) -> Result<()> {
@@ -58,9 +73,11 @@ impl Kubelet<'_> {
         }
         for (name, items) in sources {
             let data = self.secrets.get(name).and_then(|secret| secret.data.as_ref()).with_context(|| format!("no Secret {name}"))?;
-            for item in items.into_iter().flatten() {
-                let value = data.get(&item.key).with_context(|| format!("Secret {name} has no {}", item.key))?;
-                self.write(folder, &item.path, &String::from_utf8(value.0.clone())?, home)?;
+            let all = || data.keys().map(|key| (key, key)).collect();
+            let wanted: Vec<_> = items.map_or_else(all, |items| items.iter().map(|item| (&item.key, &item.path)).collect());
+            for (key, path) in wanted {
+                let value = data.get(key).with_context(|| format!("Secret {name} has no {key}"))?;
+                self.write(folder, path, &String::from_utf8(value.0.clone())?, home)?;
             }
         }
         if let Some(config_map) = &volume.config_map {
@@ -78,6 +95,14 @@ impl Kubelet<'_> {
         let text = relocated(text, home).replace(&port, &format!("{}:6443", self.pod_ip));
         std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"))
     }
+}
+
+/// Starts a program that ends with its handle.
+pub(crate) fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let shown = command.as_std().get_program().display().to_string();
+    let log = File::create(log)?;
+    let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+    command.spawn().with_context(|| format!("cannot start {shown}"))
 }
 
 /// Paths inside a container become paths under its folder.

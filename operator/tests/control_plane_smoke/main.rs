@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewSpec};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PodTemplateSpec, Secret, ServiceAccount};
 use kube::api::{DeleteParams, PostParams};
 use kube::config::AuthInfo;
 use kube::{Api, Client, Config};
@@ -25,7 +25,7 @@ use kubelet::Kubelet;
 use nestling_crds::names::NodeName;
 use nestling_operator::config::OperatorConfig;
 use nestling_operator::smoke::{
-    self, Dereferenced, Endpoint, Pki, PkiPolicy, PkiSecrets, Running, ValidatedCluster, containers, installation,
+    self, Dereferenced, Endpoint, Membership, Pki, PkiPolicy, PkiSecrets, Running, ValidatedCluster, containers, installation,
 };
 use nestling_runtime::testing::contract;
 use rights::Host;
@@ -61,8 +61,8 @@ async fn a_control_plane_as_built_comes_up() -> Result<()> {
         secrets: by_name(&pki.secrets, &built.apiserver_config),
         config_maps: BTreeMap::from([(built.controllers_config.metadata.name.clone().unwrap_or_default(), built.controllers_config)]),
     };
-    let specs = (&built.members.spec.template.spec, &built.controllers.spec.template.spec);
-    let result = Box::pin(run(&kubelet, &cluster, &pki, specs.0, specs.1)).await;
+    let (members, controllers) = (&built.members.spec.template, &built.controllers.spec.template);
+    let result = Box::pin(run(&kubelet, &cluster, &pki, members, controllers)).await;
     if result.is_err() {
         let kept = root.keep();
         eprintln!("logs and files are in {}", kept.display());
@@ -70,23 +70,26 @@ async fn a_control_plane_as_built_comes_up() -> Result<()> {
     result
 }
 
-type Pod = Option<k8s_openapi::api::core::v1::PodSpec>;
-
-async fn run(kubelet: &Kubelet<'_>, cluster: &ValidatedCluster, pki: &Pki, members: &Pod, controllers: &Pod) -> Result<()> {
+async fn run(
+    kubelet: &Kubelet<'_>,
+    cluster: &ValidatedCluster,
+    pki: &Pki,
+    members: &PodTemplateSpec,
+    controllers: &PodTemplateSpec,
+) -> Result<()> {
     let began = Instant::now();
     let member = format!("{}-control-plane-0", cluster.name);
-    let pod = members.as_ref().context("no pod")?;
-    let _etcd = kubelet.start(&member, pod, containers::ETCD)?;
-    let _apiserver = kubelet.start(&member, pod, containers::API_SERVER)?;
+    an_empty_directory_needs_a_ticket(kubelet, &member, members).await?;
+    let _etcd = kubelet.start(&member, members, containers::ETCD)?;
+    let _apiserver = kubelet.start(&member, members, containers::API_SERVER)?;
 
     let identity = smoke::super_admin(&pki.secrets.ca, Timestamp::now())?;
     let admin = client(kubelet.pod_ip, &pki.ca_bundle, Some((&identity.certificate, &identity.key)))?;
     eventually("kube-apiserver is ready", || async { ok(&admin, "/readyz").await }).await?;
     eprintln!("etcd and kube-apiserver ready after {:.1} s", began.elapsed().as_secs_f32());
 
-    let pod = controllers.as_ref().context("no pod")?;
-    let _manager = kubelet.start("controllers", pod, containers::CONTROLLER_MANAGER)?;
-    let _scheduler = kubelet.start("controllers", pod, containers::SCHEDULER)?;
+    let _manager = kubelet.start("controllers", controllers, containers::CONTROLLER_MANAGER)?;
+    let _scheduler = kubelet.start("controllers", controllers, containers::SCHEDULER)?;
 
     nobody_gets_in_without_credentials(kubelet.pod_ip, &pki.ca_bundle).await?;
     controllers_work(&admin, &pki.ca_bundle).await?;
@@ -111,6 +114,17 @@ async fn the_chart_fences_the_operator(kubelet: &Kubelet<'_>, pki: &Pki, (certif
     let control_api = kubeconfig("control-api.kubeconfig", Some(rights::CONTROL_API))?;
     let host = Host { binaries: &kubelet.binaries, kubeconfig: kubeconfig("admin.kubeconfig", None)?, root: kubelet.root };
     rights::check(&host, &operator, &control_api).await
+}
+
+/// etcd itself refuses to begin without one: it would take the ID of a member whose votes are lost.
+async fn an_empty_directory_needs_a_ticket(kubelet: &Kubelet<'_>, member: &str, members: &PodTemplateSpec) -> Result<()> {
+    let mut without = members.clone();
+    let annotations = without.metadata.get_or_insert_default().annotations.get_or_insert_default();
+    annotations.remove("nestling.dev/initial-cluster").context("a new cluster has a ticket in its template")?;
+    let mut etcd = kubelet.start(member, &without, containers::ETCD)?;
+    let ended = tokio::time::timeout(DEADLINE, etcd.wait()).await.context("etcd began in an empty directory without a ticket")??;
+    ensure!(!ended.success(), "etcd ended without an error");
+    Ok(())
 }
 
 async fn nobody_gets_in_without_credentials(address: IpAddr, ca: &str) -> Result<()> {
@@ -271,6 +285,7 @@ fn cluster() -> Result<(ValidatedCluster, Dereferenced)> {
         host_nodes: Vec::new(),
         pinned_node: None,
         adopted_range: None,
+        membership: Membership { slots: 1, formed: false },
         secrets: BTreeMap::new(),
         installation: Arc::new(installation),
     };

@@ -1,6 +1,7 @@
 //! The chart's rights on a real kube-apiserver, which is the host here. The operator runs as its service account and builds
 //! clusters, so nothing that it writes is refused; and what its policies name is refused to that account, with the reason.
 
+use crate::kubelet;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -83,17 +84,9 @@ impl Host<'_> {
 
     /// Starts the operator or the control API as its service account. It ends with the handle.
     fn start(&self, program: &str, args: &[&str], kubeconfig: &Path) -> Result<Child> {
-        let log = std::fs::File::create(self.root.join(format!("{program}.log")))?;
-        Command::new(env!("CARGO_BIN_EXE_nestling-operator"))
-            .args([program, "--admin-address=127.0.0.1:0"])
-            .args(args)
-            .env("KUBECONFIG", kubeconfig)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {program}"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nestling-operator"));
+        command.args([program, "--admin-address=127.0.0.1:0"]).args(args).env("KUBECONFIG", kubeconfig);
+        kubelet::spawn(&mut command, &self.root.join(format!("{program}.log")))
     }
 }
 
@@ -271,7 +264,20 @@ async fn pods_with_rights_are_refused(host: &Host<'_>) -> Result<()> {
         host.creation_refused(&deployment(&pod, container), reason).await?;
     }
     let init = deployment(&format!("{NO_TOKEN}, initContainers: [{{name: i, image: i, securityContext: {{privileged: true}}}}]"), CONFINED);
-    host.creation_refused(&init, "may not be privileged").await
+    host.creation_refused(&init, "may not be privileged").await?;
+    // Of pods that run it writes annotations, and deletes them.
+    let pod = labelled("apiVersion: v1, kind: Pod", "team-a", ", spec: {containers: [{name: c, image: i}]}");
+    host.apply(&pod).await?;
+    host.apply("{apiVersion: v1, kind: Pod, metadata: {name: foreign, namespace: team-a}, spec: {containers: [{name: c, image: i}]}}")
+        .await?;
+    let patch = |name, patch| ["patch", "pod", name, "-n", "team-a", "-p", patch];
+    let annotate = r#"{"metadata": {"annotations": {"a": "b"}}}"#;
+    host.kubectl(&[&patch("forged", annotate)[..], &["--dry-run=server", &acting]].concat()).await?;
+    host.kubectl(&["delete", "pod", "forged", "-n", "team-a", "--dry-run=server", &acting]).await?;
+    let image = r#"{"spec": {"containers": [{"name": "c", "image": "other"}]}}"#;
+    host.refused(&patch("forged", image), "", "may change only the metadata of pods").await?;
+    host.refused(&patch("foreign", annotate), "", "only objects with the label nestling.dev/tenant").await?;
+    host.refused(&["delete", "pod", "foreign", "-n", "team-a"], "", "the object belongs to no tenant").await
 }
 
 fn binding(namespace: &str, role: &str, account: &str) -> String {

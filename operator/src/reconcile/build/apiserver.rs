@@ -87,15 +87,15 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
     flags.gates(&cluster.feature_gates).with(&cluster.api_server.extra_args)
 }
 
-/// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it. Apart, one member is reached through its
-/// Service; several must each be named, so that the client can turn from one that is ill to another.
+/// Stacked, an apiserver uses the member beside it and no other, as kubeadm has it. Apart, each member is named, so that the client can
+/// turn from one that is ill to another.
 fn etcd_servers(cluster: &ValidatedCluster) -> String {
     let url = |host: String| format!("https://{host}:{}", etcd::CLIENT_PORT);
     match cluster.topology {
         Topology::Stacked | Topology::SingleNode => url("127.0.0.1".to_owned()),
-        Topology::External if cluster.members == 1 => url(names::etcd_client_host(cluster)),
         Topology::External => {
-            let urls: Vec<String> = names::members(cluster).iter().map(|member| url(names::member_host(cluster, member))).collect();
+            let urls = names::members(cluster).into_iter().map(|member| url(names::member_host(&cluster.namespace, &member)));
+            let urls: Vec<String> = urls.collect();
             urls.join(",")
         }
     }

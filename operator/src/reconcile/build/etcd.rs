@@ -8,9 +8,9 @@ use crate::reconcile::build::mounts::DATA;
 use crate::reconcile::build::pod::secret_hash;
 use k8s_openapi::api::core::v1::{Container, Volume};
 
-pub const NAME: &str = "etcd";
-pub(super) use crate::model::{ETCD_CLIENT_PORT as CLIENT_PORT, ETCD_METRICS_PORT as METRICS_PORT};
-pub(super) const PEER_PORT: i32 = 2380;
+pub(super) use crate::model::{
+    ETCD as NAME, ETCD_CLIENT_PORT as CLIENT_PORT, ETCD_METRICS_PORT as METRICS_PORT, ETCD_PEER_PORT as PEER_PORT,
+};
 
 const CERTS_VOLUME: &str = "etcd-certs";
 /// Counts restores of the data. Cluster and member IDs are derived from URLs and this token, so a restored etcd must not
@@ -19,16 +19,12 @@ const EPOCH: u32 = 0;
 
 /// The program's flags.
 ///
-/// `initial-*` is read only when the volume is empty. A member whose volume was lost would then begin anew under its old
-/// name; with the one member that there is today that loses nothing that the volume had not lost already. Before there may
-/// be a second member, an empty directory must be told apart from a lost one.
+/// `initial-*` is read only when the data directory is empty. Then a member would take its old ID and forget its votes, so etcd begins
+/// there only with a ticket: the value of `--initial-cluster`, which the operator writes into an annotation of the pod and takes
+/// away when the member has joined. Without one etcd refuses to start.
 pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
     let own = |role: &str, end: &str| file(CERTIFICATES, format!("$(POD_NAME).{role}.{end}"));
-    let own_host = names::member_host(cluster, "$(POD_NAME)");
-    let initial: Vec<String> = names::members(cluster)
-        .iter()
-        .map(|member| format!("{member}=https://{}:{PEER_PORT}", names::member_host(cluster, member)))
-        .collect();
+    let own_host = names::member_host(&cluster.namespace, "$(POD_NAME)");
     let mut flags = Flags::new([
         ("advertise-client-urls", format!("https://{own_host}:{CLIENT_PORT}")),
         // kube-apiserver compacts every 5 minutes; one of the two must not.
@@ -39,8 +35,8 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
         ("data-dir", file(DATA, "data")),
         ("feature-gates", "InitialCorruptCheck=true,CompactHashCheck=true".to_owned()),
         ("initial-advertise-peer-urls", format!("https://{own_host}:{PEER_PORT}")),
-        ("initial-cluster", initial.join(",")),
-        ("initial-cluster-state", "new".to_owned()),
+        ("initial-cluster", "$(INITIAL_CLUSTER)".to_owned()),
+        ("initial-cluster-state", if cluster.membership.formed { "existing" } else { "new" }.to_owned()),
         ("initial-cluster-token", format!("{}-{EPOCH}", cluster.uid)),
         ("key-file", own("server", "key")),
         ("listen-client-urls", format!("https://$(POD_IP):{CLIENT_PORT},https://127.0.0.1:{CLIENT_PORT}")),
@@ -51,6 +47,8 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
         ("peer-cert-file", own("peer", "crt")),
         ("peer-client-cert-auth", "true".to_owned()),
         ("peer-key-file", own("peer", "key")),
+        // A peer comes from its pod's address, and its name is that of a Service. The authority of peers signs nothing else.
+        ("peer-skip-client-san-verification", "true".to_owned()),
         ("peer-trusted-ca-file", file(CERTIFICATES, keys::ETCD_PEER_CA)),
         ("quota-backend-bytes", cluster.etcd.quota_bytes.to_string()),
         ("tls-min-version", "TLS1.2".to_owned()),
@@ -66,14 +64,13 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
 
 /// Flags that a user may set otherwise.
 ///
-/// What is kept of the log for members that lag behind lies in memory. A lone member has none of them; its snapshots come often
-/// enough to keep the log short.
+/// What is kept of the log for members that lag behind lies in memory. One that lags further gets a snapshot, which is small in a
+/// tenant; and the same for one member as for several, so that none starts anew when others join.
 pub(super) fn presets(cluster: &ValidatedCluster) -> [(&'static str, String); 3] {
-    let (snapshots, entries) = if cluster.members == 1 { ("1000", "500") } else { ("10000", "5000") };
     [
         ("max-wals", cluster.etcd.wal_files.to_string()),
-        ("snapshot-catchup-entries", entries.to_owned()),
-        ("snapshot-count", snapshots.to_owned()),
+        ("snapshot-catchup-entries", "1000".to_owned()),
+        ("snapshot-count", "2000".to_owned()),
     ]
 }
 
@@ -99,7 +96,8 @@ pub(super) fn container(cluster: &ValidatedCluster) -> Container {
         initial_delay,
     };
     let resources = resources(cluster.etcd.resources.as_ref(), "20m", &memory(cluster));
-    let own = vec![field_env("POD_NAME", "metadata.name"), field_env("POD_IP", "status.podIP")];
+    let ticket = format!("metadata.annotations['{}']", names::INITIAL_CLUSTER);
+    let own = vec![field_env("POD_NAME", "metadata.name"), field_env("POD_IP", "status.podIP"), field_env("INITIAL_CLUSTER", &ticket)];
     Container {
         env: Some([own, go_env(&resources)].concat()),
         ports: Some(vec![port("client", CLIENT_PORT), port("peer", PEER_PORT), port("metrics", METRICS_PORT)]),
@@ -115,13 +113,8 @@ pub(super) fn container(cluster: &ValidatedCluster) -> Container {
 
 /// Certificates; the data's volume comes from the StatefulSet.
 pub(super) fn volumes(cluster: &ValidatedCluster) -> Vec<Volume> {
-    let mut items: Vec<String> = names::members(cluster)
-        .iter()
-        .flat_map(|member| [format!("{member}.server"), format!("{member}.peer")])
-        .flat_map(|stem| mounts::pair_items(&stem))
-        .collect();
-    items.extend([keys::CA, keys::ETCD_PEER_CA].map(ToOwned::to_owned));
-    vec![mounts::secret(CERTS_VOLUME, names::etcd_certs(&cluster.name), &items)]
+    // All of it: which members there are must not be in the pod's template.
+    vec![mounts::whole_secret(CERTS_VOLUME, names::etcd_certs(&cluster.name))]
 }
 
 /// What the program reads at its start only: its authorities (etcd#11555). Leaves are read at each handshake.

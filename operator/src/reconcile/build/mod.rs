@@ -30,7 +30,7 @@ use std::marker::PhantomData;
 pub mod containers {
     pub use super::apiserver::NAME as API_SERVER;
     pub use super::controllers::{CLOUD_CONTROLLER_MANAGER, CONTROLLER_MANAGER, SCHEDULER};
-    pub use super::etcd::NAME as ETCD;
+    pub use crate::model::ETCD;
 }
 
 /// The Service in front of the tenant's API, to be applied before everything else.
@@ -59,7 +59,7 @@ pub struct Resources<State> {
     pub workload_quota: Option<ResourceQuota>,
     /// `<vc>-cloud-controller`
     pub service_account: ServiceAccount,
-    /// `<vc>-etcd`, headless, and `<vc>-etcd-client` with topology `External`.
+    /// Named after the members.
     pub etcd_services: Vec<Service>,
     pub secrets: PkiSecrets,
     /// `<vc>-apiserver-config`: configuration files of kube-apiserver.

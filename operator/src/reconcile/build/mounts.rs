@@ -31,6 +31,14 @@ pub(crate) fn secret(volume: &str, name: String, keys: &[String]) -> Volume {
     }
 }
 
+pub(crate) fn whole_secret(volume: &str, name: String) -> Volume {
+    Volume {
+        name: volume.to_owned(),
+        secret: Some(SecretVolumeSource { secret_name: Some(name), default_mode: Some(SECRET_MODE), ..SecretVolumeSource::default() }),
+        ..Volume::default()
+    }
+}
+
 /// A volume with some keys of several Secrets in one directory.
 pub(crate) fn secrets<const N: usize>(volume: &str, sources: [(String, Vec<String>); N]) -> Volume {
     let projection = |(name, keys): (String, Vec<String>)| VolumeProjection {

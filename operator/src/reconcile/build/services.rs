@@ -1,5 +1,4 @@
-//! The Services: `<vc>-apiserver` in front of the tenant's API, headless `<vc>-etcd` that gives members their names, and with
-//! topology `External` `<vc>-etcd-client` in front of etcd.
+//! The Services: `<vc>-apiserver` in front of the tenant's API, and one of each member of etcd.
 
 use crate::model::metadata::{component, selector};
 use crate::model::{API_PORT, ValidatedCluster, metadata, names};
@@ -7,7 +6,11 @@ use crate::reconcile::build::{apiserver, etcd};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use nestling_crds::labels;
 use nestling_crds::v1alpha1::{ExposeType, Topology};
+
+/// Label that the StatefulSet controller gives each pod.
+const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 
 pub(super) fn api(cluster: &ValidatedCluster) -> Service {
     let (component, lone_pod) = match cluster.topology {
@@ -39,43 +42,22 @@ pub(super) fn api(cluster: &ValidatedCluster) -> Service {
     }
 }
 
+/// Of each member, with an address of its own. The name of a Service resolves as soon as there is the Service, the name of a pod in a
+/// headless one only when the pod has an address; and a resolver that was asked before remembers for half a minute that there was
+/// none, or afterwards that it was another one.
 pub(super) fn etcd(cluster: &ValidatedCluster) -> Vec<Service> {
-    let mut services = vec![peers(cluster)];
-    if cluster.topology == Topology::External {
-        services.push(clients(cluster));
-    }
-    services
-}
-
-/// The name of a Service can be resolved as soon as the Service is there. That of a member only once its pod has an address,
-/// and a resolver that was asked before remembers for half a minute that there was none.
-fn clients(cluster: &ValidatedCluster) -> Service {
-    Service {
-        metadata: metadata::owned(cluster, names::etcd_client(&cluster.name)),
-        spec: Some(ServiceSpec {
-            type_: Some("ClusterIP".to_owned()),
-            selector: Some(selector(cluster, component::ETCD)),
-            ports: Some(vec![service_port("client", etcd::CLIENT_PORT, etcd::CLIENT_PORT)]),
-            publish_not_ready_addresses: (cluster.members == 1).then_some(true),
-            ..ServiceSpec::default()
-        }),
-        ..Service::default()
-    }
+    names::members(cluster).into_iter().map(|member| self::member(cluster, member)).collect()
 }
 
 /// Members must find each other before any of them is ready.
-fn peers(cluster: &ValidatedCluster) -> Service {
-    let component = match cluster.topology {
-        Topology::External => component::ETCD,
-        Topology::Stacked | Topology::SingleNode => component::CONTROL_PLANE,
-    };
+fn member(cluster: &ValidatedCluster, member: String) -> Service {
+    let of_pod = metadata::strings([(labels::TENANT, cluster.uid.as_str()), (POD_NAME, &member)]);
     Service {
-        metadata: metadata::owned(cluster, names::etcd(&cluster.name)),
+        metadata: metadata::owned(cluster, member),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
-            cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
-            selector: Some(selector(cluster, component)),
+            selector: Some(of_pod),
             ports: Some(vec![
                 service_port("client", etcd::CLIENT_PORT, etcd::CLIENT_PORT),
                 service_port("peer", etcd::PEER_PORT, etcd::PEER_PORT),

@@ -280,6 +280,8 @@ fn progressing(observed: &Observed, change: Option<&VersionChange>, ready: &Cond
         .collect();
     if rolling.is_empty() {
         ConditionState::no("UpToDate", "")
+    } else if let Some(waits) = &observed.etcd.waits {
+        ConditionState::yes("RollingOut", format!("etcd: {waits}"))
     } else {
         ConditionState::yes("RollingOut", format!("rolling out: {}", rolling.join(", ")))
     }

@@ -7,7 +7,7 @@ mod progress;
 mod version;
 
 pub(crate) use compute::compute;
-pub(crate) use progress::{Observed, Outcome, Progress};
+pub(crate) use progress::{Observed, ObservedEtcd, Outcome, Progress};
 
 use crate::conditions::{ConditionState, condition};
 use crate::model::ValidatedCluster;
@@ -194,8 +194,7 @@ mod tests {
             controllers: None,
             pods: Vec::new(),
             inside: crate::tenant::observe::Observation::default(),
-            member_count: 1,
-            no_space: None,
+            etcd: ObservedEtcd::default(),
             dns_unmanaged: false,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::version;
 use crate::conditions::{ConditionState, containers, is_ready, not_ready};
+use crate::etcd::places::serves;
 use crate::host::Stores;
 use crate::model::metadata::component;
 use crate::model::{ValidatedCluster, names};
@@ -58,12 +59,36 @@ pub(crate) struct Observed {
     pub pods: Vec<Arc<Pod>>,
     /// What the tenant's API shows.
     pub inside: Observation,
-    /// Members that etcd has.
-    pub member_count: i32,
-    /// etcd refuses writes.
-    pub no_space: Option<NoSpace>,
+    pub etcd: ObservedEtcd,
     /// Whether CoreDNS is the tenant's own business.
     pub dns_unmanaged: bool,
+}
+
+/// The members of etcd, beside their pods.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ObservedEtcd {
+    /// Members that there should be.
+    pub wanted: i32,
+    /// Members that vote.
+    pub voters: i32,
+    /// What the work on members waits for.
+    pub waits: Option<String>,
+    /// Every member has other storage than it began in.
+    pub is_lost: bool,
+    /// etcd refuses writes.
+    pub no_space: Option<NoSpace>,
+}
+
+impl ObservedEtcd {
+    pub(crate) fn of(tenant: &TenantUid, wanted: i32, slots: i32, state: &State) -> Self {
+        state.with(tenant, |state| Self {
+            wanted,
+            voters: state.members.listed.map_or(slots, |(_, voters)| voters),
+            waits: state.members.waits.clone(),
+            is_lost: false,
+            no_space: state.no_space,
+        })
+    }
 }
 
 /// Replicas of a workload.
@@ -80,20 +105,6 @@ pub(super) struct Replicas {
 impl Replicas {
     pub(super) fn is_rolled_out(&self) -> bool {
         self.observed && self.updated == self.wanted && self.ready == self.wanted && self.existing == self.wanted
-    }
-}
-
-impl From<&StatefulSet> for Replicas {
-    fn from(set: &StatefulSet) -> Self {
-        let status = set.status.clone().unwrap_or_default();
-        Self {
-            wanted: set.spec.replicas.unwrap_or(1),
-            existing: status.replicas,
-            ready: status.ready_replicas.unwrap_or(0),
-            // Zero once all are of one revision.
-            updated: if status.update_revision == status.current_revision { status.replicas } else { status.updated_replicas.unwrap_or(0) },
-            observed: status.observed_generation == set.metadata.generation,
-        }
     }
 }
 
@@ -121,13 +132,7 @@ type Part = (Vec<Arc<Pod>>, Replicas, Option<String>);
 
 impl Observed {
     /// Right after everything was applied: the stores may not have seen that yet.
-    pub(crate) fn applied(
-        cluster: &ValidatedCluster,
-        host: &OnHost,
-        inside: Observation,
-        no_space: Option<NoSpace>,
-        stores: &Stores,
-    ) -> Self {
+    pub(crate) fn applied(cluster: &ValidatedCluster, host: &OnHost, inside: Observation, etcd: ObservedEtcd, stores: &Stores) -> Self {
         let resources = &host.resources;
         Self {
             members: Some(resources.members.clone()),
@@ -135,8 +140,7 @@ impl Observed {
             controllers: Some(resources.controllers.clone()),
             pods: pods(&cluster.uid, stores),
             inside,
-            member_count: cluster.members,
-            no_space,
+            etcd,
             dns_unmanaged: cluster.core_dns.mode == AddonMode::Unmanaged,
         }
     }
@@ -147,14 +151,13 @@ impl Observed {
         let set = |name: &str| stores.stateful_sets.get(&ObjectRef::new(name).within(&id.namespace));
         let deployment = |name: &str| stores.deployments.get(&ObjectRef::new(name).within(&id.namespace)).map(|live| (*live).clone());
         let members = set(&names::control_plane(&id.name)).or_else(|| set(&names::etcd(&id.name))).map(|live| (*live).clone());
+        let slots = members.as_ref().and_then(|set| set.annotations().get(names::SLOTS)?.parse().ok()).unwrap_or(1);
         Self {
-            // Somebody may have scaled it: no quorum is not a quorum of nothing.
-            member_count: members.as_ref().and_then(|set| set.spec.replicas).unwrap_or(1).max(1),
+            etcd: ObservedEtcd::of(&id.uid, slots, slots, state),
             members,
             apiserver: deployment(&names::apiserver(&id.name)),
             controllers: deployment(&names::controllers(&id.name)),
             pods: pods(&id.uid, stores),
-            no_space: state.with(&id.uid, |state| state.no_space),
             inside: inside.unwrap_or_default(),
             dns_unmanaged: subject.vc.spec.addons.core_dns.mode == AddonMode::Unmanaged,
         }
@@ -195,8 +198,18 @@ impl Observed {
         (self.pods_of(component::CONTROLLERS), replicas, self.controllers.as_ref().and_then(failure))
     }
 
+    /// By the pods: the status of a StatefulSet whose pods the operator replaces tells no revisions apart.
     pub(super) fn member_replicas(&self) -> Replicas {
-        self.members.as_ref().map(Replicas::from).unwrap_or_default()
+        let Some(set) = &self.members else { return Replicas::default() };
+        let pods = self.member_pods();
+        let template = set.annotations().get(names::TEMPLATE);
+        Replicas {
+            wanted: if set.spec.replicas == Some(0) { 0 } else { self.etcd.wanted },
+            existing: count(pods.iter()),
+            ready: count(pods.iter().filter(|pod| is_ready(pod))),
+            updated: count(pods.iter().filter(|pod| pod.annotations().get(names::TEMPLATE) == template)),
+            observed: true,
+        }
     }
 
     /// The oldest version among the pods with a kube-apiserver; `None` while there are none.
@@ -210,23 +223,29 @@ impl Observed {
     }
 
     pub(super) fn members(&self) -> Vec<EtcdMember> {
-        let mut members: Vec<_> =
-            self.member_pods().iter().map(|pod| EtcdMember { name: pod.name_any(), ready: member_serves(pod) }).collect();
+        let mut members: Vec<_> = self.member_pods().iter().map(|pod| EtcdMember { name: pod.name_any(), ready: serves(pod) }).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
     }
 
     pub(super) fn etcd(&self) -> ConditionState {
-        let (pods, wanted) = (self.member_pods(), self.member_count);
-        let ready = count(pods.iter().filter(|pod| member_serves(pod)));
+        let (pods, voters) = (self.member_pods(), self.etcd.voters);
+        let ready = count(pods.iter().filter(|pod| serves(pod)));
         // A quorum serves.
-        if ready > wanted / 2 {
-            match self.no_space {
+        if ready > voters / 2 {
+            match self.etcd.no_space {
                 Some(NoSpace { full: Some((size, quota)), .. }) => return ConditionState::no("DatabaseFull", full(size, quota)),
                 Some(_) => return ConditionState::no("NoSpace", "etcd has reached its quota and refuses writes; room is being made"),
                 None => {}
             }
-            return ConditionState::yes("Available", format!("{ready} of {wanted} members are ready"));
+            return ConditionState::yes("Available", format!("{ready} of {voters} members are ready"));
+        }
+        if self.etcd.is_lost {
+            return ConditionState::no(
+                "DataLost",
+                "the storage of all members of etcd was replaced, and the new one holds no data. Nestling does not begin an empty cluster in \
+                 its place: restore the volumes, or delete the VirtualCluster and create it anew",
+            );
         }
         not_ready(&pods, None)
     }
@@ -282,11 +301,6 @@ pub(super) fn available((pods, replicas, failure): Part) -> ConditionState {
     } else {
         not_ready(&pods, failure)
     }
-}
-
-/// In a stacked pod etcd is a sidecar that serves before the pod is ready.
-fn member_serves(pod: &Pod) -> bool {
-    containers(pod).any(|container| container.name == programs::ETCD && container.ready)
 }
 
 fn count<T>(items: impl Iterator<Item = T>) -> i32 {

@@ -3,15 +3,15 @@
 use crate::model::{EtcdSettings, Storage};
 use crate::reconcile::validate::problems::{Problems, checked_resources};
 use crate::reconcile::validate::{control_plane, problems};
-use nestling_crds::v1alpha1::{Etcd, EtcdStorage, StorageMedium, Topology};
+use nestling_crds::v1alpha1::{Etcd, EtcdStorage, StorageMedium};
 use nestling_crds::{managed_flags, quantity};
 
 /// etcd's own advice is to stay below.
 const MAX_QUOTA: u64 = 8 << 30;
 /// etcd preallocates a WAL segment of 64 MiB, and another one while it cuts the first.
 const MIN_SIZE: u64 = 256 << 20;
-/// Segments of the WAL that a member keeps ([`EtcdSettings::wal_files`]), alone and with others.
-const WAL_FILES: [u64; 2] = [2, 5];
+/// Segments of the WAL that a member keeps ([`EtcdSettings::wal_files`]).
+const WAL_FILES: u64 = 2;
 const WAL_FILE: u64 = 64 << 20;
 
 /// What is left of the storage beside the WAL and the segment that is preallocated next holds the database and, while that is
@@ -21,19 +21,18 @@ fn quota(bytes: u64, wal_files: u64) -> u64 {
     (bytes / 3).min(bytes.saturating_sub(wal) / 9 * 4).min(MAX_QUOTA)
 }
 
-pub(super) fn settings(etcd: &Etcd, members: i32, problems: &mut Problems) -> Option<EtcdSettings> {
+pub(super) fn settings(etcd: &Etcd, problems: &mut Problems) -> Option<EtcdSettings> {
     let Etcd { adopt: _, replicas: _, external: _, storage, extra_args, resources, placement, backup: _ } = etcd;
     let args = problems::extra_args("spec.etcd.extraArgs", extra_args, managed_flags::ETCD, problems);
     let resources = checked_resources("spec.etcd.resources", resources.as_ref(), problems);
     let (storage, bytes) = self::storage(storage, problems)?;
-    let wal_files = WAL_FILES[usize::from(members > 1)];
     Some(EtcdSettings {
         extra_args: args,
         resources,
         placement: control_plane::placement(placement),
         storage,
-        quota_bytes: quota(bytes, wal_files),
-        wal_files,
+        quota_bytes: quota(bytes, WAL_FILES),
+        wal_files: WAL_FILES,
     })
 }
 
@@ -54,15 +53,4 @@ fn storage(storage: &EtcdStorage, problems: &mut Problems) -> Option<(Storage, u
         (None, class) => Storage::Volume { size, class: class.clone() },
     };
     Some((storage, bytes))
-}
-
-pub(super) fn members(topology: Topology, etcd: &Etcd, replicas: i32, problems: &mut Problems) -> i32 {
-    match (topology, etcd.replicas) {
-        (Topology::External, asked) => asked.unwrap_or(1),
-        (Topology::Stacked | Topology::SingleNode, None) => replicas,
-        (Topology::Stacked | Topology::SingleNode, Some(_)) => {
-            problems.add("spec.etcd.replicas", "is for topology External; else there are as many members as spec.controlPlane.replicas");
-            replicas
-        }
-    }
 }

@@ -65,8 +65,10 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
 
     let identity = identity(vc, problems);
     let versions = Versions::find(vc, reads, config, problems);
-    let members = etcd::members(*topology, etcd, control_plane.replicas, problems);
-    let etcd_settings = etcd::settings(etcd, members, problems);
+    if *topology != Topology::External && etcd.replicas.is_some() {
+        problems.add("spec.etcd.replicas", "is for topology External; else there are as many members as spec.controlPlane.replicas");
+    }
+    let etcd_settings = etcd::settings(etcd, problems);
     let addresses = identity.as_ref().and_then(|identity| {
         let accepted = status.and_then(|status| status.service_cidrs.first().map(String::as_str)).or(reads.adopted_range.as_deref());
         Addresses::find(network, accepted, &identity.uid, reads, config, problems)
@@ -106,7 +108,8 @@ fn understand(vc: &VirtualCluster, reads: &Dereferenced, config: &OperatorConfig
         version_change: versions.change,
         topology: *topology,
         replicas: control_plane.replicas,
-        members,
+        members: vc.spec.etcd_members(),
+        membership: reads.membership,
         hibernate: *hibernate,
         pinned_node,
         service_cidr,

@@ -2,8 +2,7 @@
 
 use super::{Invalid, validate};
 use crate::config::OperatorConfig;
-use crate::model::HostNode;
-use crate::model::ValidatedCluster;
+use crate::model::{HostNode, Membership, ValidatedCluster};
 use crate::pki::installation;
 use crate::reconcile::dereference::{Dereferenced, Running};
 use clap::Parser;
@@ -43,6 +42,7 @@ pub(crate) fn reads() -> Dereferenced {
         host_nodes: nodes
             .map(|(name, disk)| HostNode { labels: BTreeMap::from([("disk".into(), disk.into())]), ..HostNode::named(name) })
             .to_vec(),
+        membership: Membership { slots: 1, formed: false },
         pinned_node: None,
         adopted_range: None,
         secrets: BTreeMap::new(),
@@ -61,6 +61,8 @@ pub(crate) fn check(spec: &Value) -> Result<ValidatedCluster, Vec<Invalid>> {
 pub(crate) fn cluster(spec: &Value) -> ValidatedCluster {
     let file = "resources: [{resources: [secrets], providers: [{identity: {}}]}]";
     let data = BTreeMap::from([("encryption.yaml".to_owned(), ByteString(file.as_bytes().to_vec()))]);
-    let reads = Dereferenced { encryption: Some(Secret { data: Some(data), ..Secret::default() }), ..reads() };
-    validate(&vc(spec), &reads, &config()).unwrap()
+    let vc = vc(spec);
+    let membership = Membership { slots: vc.spec.etcd_members(), formed: false };
+    let reads = Dereferenced { encryption: Some(Secret { data: Some(data), ..Secret::default() }), membership, ..reads() };
+    validate(&vc, &reads, &config()).unwrap()
 }

@@ -49,9 +49,9 @@ fn good_specs_pass(#[case] spec: Value) {
 
 #[rstest]
 #[case(json!({"version": "v1.12"}), "spec.version version v1.12 is not known")]
-#[case(json!({"controlPlane": {"replicas": 3}}), "spec.controlPlane.replicas more than one replica is not supported yet")]
-#[case(json!({"controlPlane": {"replicas": 0}}), "is not supported yet; use 1")]
-#[case(json!({"topology": "External", "etcd": {"replicas": 3}}), "spec.etcd.replicas more than one member is not supported yet")]
+#[case(json!({"controlPlane": {"replicas": 2}}), "spec.controlPlane.replicas must be odd with topology Stacked")]
+#[case(json!({"controlPlane": {"replicas": 0}}), "spec.controlPlane.replicas must be at least 1; use spec.hibernate")]
+#[case(json!({"topology": "External", "etcd": {"replicas": 4}}), "spec.etcd.replicas must be odd")]
 #[case(json!({"etcd": {"replicas": 1}}), "spec.etcd.replicas is for topology External")]
 #[case(json!({"etcd": {"external": {"endpoints": ["https://a:2379"], "secretRef": {"name": "s"}}}}), "spec.etcd.external an etcd of your own is not supported yet")]
 #[case(json!({"nodes": {"selector": {"disk": "ssd"}}}), "spec.nodes.selector.disk is not a field: spec.nodes.selector is a label selector; write labels under spec.nodes.selector.matchLabels")]

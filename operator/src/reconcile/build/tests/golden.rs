@@ -2,6 +2,7 @@
 //! differ from run to run and are replaced.
 
 use super::{Resources, build, live};
+use crate::model::names;
 use crate::pki::PkiSecrets;
 use crate::reconcile::validate::testing::cluster;
 use base64::Engine;
@@ -159,7 +160,7 @@ fn without_hashes(value: Value) -> Value {
             fields
                 .into_iter()
                 .map(|(key, value)| {
-                    let hash = key.starts_with("nestling.dev/") && key.ends_with("-config");
+                    let hash = key.starts_with("nestling.dev/") && (key.ends_with("-config") || key == names::TEMPLATE);
                     let value = if hash { json!("<hash>") } else { without_hashes(value) };
                     (key, value)
                 })

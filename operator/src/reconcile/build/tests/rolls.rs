@@ -1,7 +1,8 @@
 //! What replaces pods, and what must not.
 
 use super::{POLICY, build, endpoint, pki, resources};
-use crate::pki::plan;
+use crate::model::{Membership, ValidatedCluster, names};
+use crate::pki::{Pki, plan};
 use crate::reconcile::validate::testing::{cluster, now, reads};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret};
@@ -63,6 +64,23 @@ fn templates_with(spec: &Value, keys: &BTreeMap<String, Secret>) -> [Option<PodT
     let cluster = cluster(spec);
     let built = resources(&cluster, &pki(&cluster, &reads));
     [Some(built.members.spec.template), built.apiserver.map(|apiserver| apiserver.spec.template), Some(built.controllers.spec.template)]
+}
+
+/// What tells the pods of etcd's members apart.
+fn template(cluster: &ValidatedCluster, pki: &Pki) -> String {
+    resources(cluster, pki).members.annotations()[names::TEMPLATE].clone()
+}
+
+#[test]
+fn scaling_replaces_no_member() {
+    let (one, reads) = (cluster(&json!({})), reads());
+    let three = cluster(&json!({"controlPlane": {"replicas": 3}}));
+    let pki = pki(&one, &reads);
+    assert_eq!(template(&one, &pki), template(&three, &pki));
+    let formed = ValidatedCluster { membership: Membership { slots: 1, formed: true }, ..one.clone() };
+    assert_eq!(template(&one, &pki), template(&formed, &pki));
+    let other = cluster(&json!({"etcd": {"extraArgs": [{"name": "log-level", "value": "warn"}]}}));
+    assert_ne!(template(&one, &pki), template(&other, &pki));
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use super::*;
 use crate::apply::ApplyError;
 use crate::host::Stores;
-use crate::model::Endpoint;
+use crate::model::{Endpoint, names};
 use crate::pki::{PkiPolicy, plan};
 use crate::reconcile::apply::OnHost;
 use crate::reconcile::build::{self, Applied, Prepared, Resources};
+use crate::reconcile::status::ObservedEtcd;
 use crate::reconcile::validate::Invalid;
 use crate::reconcile::validate::testing::{cluster, now, reads};
 use crate::state::NoSpace;
@@ -26,7 +27,8 @@ fn applied(spec: &Value) -> Progress {
     let pki = plan(&cluster, &endpoint, &reads.installation, &reads.secrets, now(), &policy).unwrap();
     let resources = as_applied(build::resources(&cluster, &pki));
     let host = OnHost { service, endpoint, pki, resources };
-    let observed = Observed::applied(&cluster, &host, Observation::default(), None, &Stores::new().0);
+    let etcd = ObservedEtcd { wanted: cluster.members, voters: cluster.members, ..ObservedEtcd::default() };
+    let observed = Observed::applied(&cluster, &host, Observation::default(), etcd, &Stores::new().0);
     Progress { renew_at: host.pki.renew_at, cluster, host, observed, inside: Ok(()) }
 }
 
@@ -78,7 +80,9 @@ fn pod(name: &str, component: &str, ready: &[&str], starting: &[&str]) -> Arc<Po
     let is_ready = if starting.is_empty() { "True" } else { "False" };
     Arc::new(
         serde_json::from_value(json!({
-            "metadata": {"name": name, "labels": {nestling_crds::labels::COMPONENT: component}},
+            "metadata": {
+                "name": name, "labels": {nestling_crds::labels::COMPONENT: component}, "annotations": {names::TEMPLATE: "newest"},
+            },
             "status": {"containerStatuses": statuses, "conditions": [{"type": "Ready", "status": is_ready}]},
         }))
         .unwrap(),
@@ -97,11 +101,7 @@ fn running(spec: &Value) -> Progress {
         pod("dev-controllers-x", "controllers", &["kube-controller-manager", "kube-scheduler", "cloud-controller-manager"], &[]),
     ];
     let members = progress.observed.members.as_mut().unwrap();
-    members.metadata.generation = Some(1);
-    members.status = serde_json::from_value(
-        json!({"replicas": 1, "readyReplicas": 1, "observedGeneration": 1, "currentRevision": "a", "updateRevision": "a"}),
-    )
-    .unwrap();
+    members.annotations_mut().insert(names::TEMPLATE.into(), "newest".into());
     let controllers = progress.observed.controllers.as_mut().unwrap();
     controllers.metadata.generation = Some(1);
     controllers.status =
@@ -150,8 +150,8 @@ fn each_part_turns_ready_by_itself_and_ready_needs_them_all() {
 
     let full = running(&json!({}));
     let breaks: [(&str, Break); 7] = [
-        ("EtcdReady", |p| p.observed.no_space = Some(NoSpace { ended: None, full: None })),
-        ("EtcdReady", |p| p.observed.no_space = Some(NoSpace { ended: None, full: Some((95 << 20, 100 << 20)) })),
+        ("EtcdReady", |p| p.observed.etcd.no_space = Some(NoSpace { ended: None, full: None })),
+        ("EtcdReady", |p| p.observed.etcd.no_space = Some(NoSpace { ended: None, full: Some((95 << 20, 100 << 20)) })),
         ("EtcdReady", |p| p.observed.pods[0] = control_plane(&["kube-apiserver"], &["etcd"])),
         ("APIServerReady", |p| p.observed.inside.api_answered = false),
         ("ControllersReady", |p| drop(p.observed.pods.pop())),
