@@ -38,6 +38,7 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
     let bare = repeat(rounds.starts, "bare etcd + kube-apiserver", || start::bare(&programs))?;
     let (in_memory, in_memory_phases) = starts(rounds.starts, "apply → Ready, etcd in memory", "{etcd: {storage: {medium: Memory}}}")?;
     let (volume, volume_phases) = starts(rounds.starts, "apply → Ready, etcd on a volume", "{}")?;
+    let (three, _) = starts(rounds.starts, "apply → Ready, three replicas, etcd in memory", THREE)?;
     let host_pod = repeat(rounds.starts, "host pod", || start::host_pod(false))?;
     let claim = repeat(rounds.starts, "host pod with a claim", || start::host_pod(true))?;
     report.section(
@@ -48,11 +49,17 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
         ("bare etcd + kube-apiserver", &bare),
         ("tenant, etcd in memory", &in_memory),
         ("tenant, etcd on a volume", &volume),
+        ("tenant of three replicas, etcd in memory", &three),
         ("host pod", &host_pod),
         ("host pod with a claim", &claim),
     ]);
     report.phases(&[("etcd in memory", in_memory_phases), ("etcd on a volume", volume_phases)]);
 
+    let rest_of_three = {
+        let tenant = Tenant::create("three", THREE)?;
+        rest::settle();
+        rest::measure(&tenant)?
+    };
     let tenant = Tenant::create("bench", "{}")?;
     rest::settle();
     report.section(
@@ -60,7 +67,9 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
         "Anonymous memory and tmpfs (etcd's data with `medium: Memory`) as the kernel charges them to the pods' cgroups; program text is shared between tenants on a node and not counted. CPU over a minute, in thousandths of a core.",
     );
     let rest = rest::measure(&tenant)?;
-    report.rest(&rest.tenant, &rest.installation, rest.writes_per_second);
+    report.tenant("idle tenant", &rest);
+    report.tenant("idle tenant of three replicas, etcd in memory", &rest_of_three);
+    report.usages("installation", &rest.installation);
 
     let (on_host, in_tenant) = pods::single(&tenant, rounds.pods)?;
     report.section("Pod create → Ready", "POST of a pod until a watch shows it Ready, host and tenant in turn.");
@@ -75,6 +84,9 @@ pub fn run(rounds: Rounds, output: &Path) -> Result<()> {
 
     report.write(output)
 }
+
+/// A tenant that survives the loss of a node.
+const THREE: &str = "{controlPlane: {replicas: 3}, etcd: {storage: {medium: Memory}}}";
 
 fn repeat(times: usize, what: &str, mut one: impl FnMut() -> Result<std::time::Duration>) -> Result<Sample> {
     let mut sample = Sample::default();

@@ -1,6 +1,6 @@
 //! The Markdown that samples become.
 
-use super::rest::Usage;
+use super::rest::{Rest, Usage};
 use crate::figures::{Sample, publish};
 use crate::suite::Kubectl;
 use anyhow::{Context, Result};
@@ -62,19 +62,19 @@ impl Report {
         self.line(&format!("\ntenant ÷ host: {:.2} at the median, {:.2} at p99", tenant.ratio(host, 50), tenant.ratio(host, 99)));
     }
 
-    pub(crate) fn rest(&mut self, tenant: &[Usage], installation: &[Usage], writes_per_second: f64) {
-        for (title, rows) in [("idle tenant", tenant), ("installation", installation)] {
-            self.line(&format!("\n| {title} | anonymous MiB | tmpfs MiB | mcore |\n| --- | --- | --- | --- |"));
-            for row in rows {
-                self.line(&format!("| {} | {:.0} | {:.0} | {:.1} |", row.name, row.anonymous, row.shared, row.millicores));
-            }
-            if title == "idle tenant" {
-                let sum = |value: fn(&Usage) -> f64| rows.iter().map(value).sum::<f64>();
-                let (anonymous, shared, cpu) = (sum(|row| row.anonymous), sum(|row| row.shared), sum(|row| row.millicores));
-                self.line(&format!("| **sum** | **{anonymous:.0}** | **{shared:.0}** | **{cpu:.1}** |"));
-            }
+    pub(crate) fn tenant(&mut self, title: &str, rest: &Rest) {
+        self.usages(title, &rest.tenant);
+        let sum = |value: fn(&Usage) -> f64| rest.tenant.iter().map(value).sum::<f64>();
+        let (anonymous, shared, cpu) = (sum(|row| row.anonymous), sum(|row| row.shared), sum(|row| row.millicores));
+        self.line(&format!("| **sum** | **{anonymous:.0}** | **{shared:.0}** | **{cpu:.1}** |"));
+        self.line(&format!("\nWrites to its etcd: {:.2} per second.", rest.writes_per_second));
+    }
+
+    pub(crate) fn usages(&mut self, title: &str, rows: &[Usage]) {
+        self.line(&format!("\n| {title} | anonymous MiB | tmpfs MiB | mcore |\n| --- | --- | --- | --- |"));
+        for row in rows {
+            self.line(&format!("| {} | {:.0} | {:.0} | {:.1} |", row.name, row.anonymous, row.shared, row.millicores));
         }
-        self.line(&format!("\nWrites to the idle tenant's etcd: {writes_per_second:.2} per second."));
     }
 
     pub(crate) fn write(&self, output: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use nestling_e2e::suite::{Kubectl, Tenant, eventually};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -130,5 +131,49 @@ fn pods_are_replaced_one_after_the_other() -> Result<()> {
         })?;
         ensure!(fewest >= 2, "only {fewest} of {} pods were ready at a time", all.len());
         members_are(host, "rolled", &all)
+    })
+}
+
+/// Ends a program of a pod with SIGKILL, and waits until the kubelet has started it again. For nodes on this machine.
+fn kill(host: &Kubectl, pod: &str, program: &str) -> Result<()> {
+    let (object, uid) = (format!("pod/{pod}"), host.field(&format!("pod/{pod}"), ".metadata.uid")?);
+    let restarts = || -> Result<u32> {
+        let of = |list: &str| host.field(&object, &format!(".status.{list}[?(@.name==\"{program}\")].restartCount"));
+        let restarts = of("initContainerStatuses")?;
+        if restarts.is_empty() { of("containerStatuses")? } else { restarts }.parse().context("restartCount")
+    };
+    let before = restarts()?;
+    let is_of_pod = |process: &Path| {
+        let read = |file: &str| std::fs::read_to_string(process.join(file)).unwrap_or_default();
+        read("comm").trim() == program && read("cgroup").replace('_', "-").contains(&uid)
+    };
+    let processes = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path()).find(|process| is_of_pod(process));
+    let process = processes.with_context(|| format!("{program} of {pod} does not run on this machine"))?;
+    let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok()).context("a process ID")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    eventually("the program is started again", Duration::from_secs(120), || {
+        ensure!(restarts()? > before);
+        Ok(())
+    })
+}
+
+#[test]
+#[ignore = "needs a local host cluster with Nestling installed"]
+fn killed_programs_cost_no_acknowledged_write() -> Result<()> {
+    if std::env::var_os("KUBECONFIG").is_some() {
+        eprintln!("left out: the nodes of the cluster of KUBECONFIG are other machines");
+        return Ok(());
+    }
+    let tenant = Tenant::create("killed", "{controlPlane: {replicas: 3}, etcd: {storage: {size: 1Gi}}}")?;
+    let host = tenant.host();
+    let all = members("killed-control-plane", 3);
+    members_are(host, "killed", &all)?;
+    while_writing(&tenant, || {
+        // One of them leads etcd.
+        for (pod, program) in [(0, "etcd"), (1, "kube-apiserver"), (1, "etcd"), (2, "etcd")] {
+            kill(host, &all[pod], program)?;
+            members_are(host, "killed", &all)?;
+        }
+        Ok(())
     })
 }
