@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct ControlPlane {
     /// Replicas of each control-plane part, e.g. 3. With topology `Stacked` each has a member of etcd, so 1, 3 or 5; with `SingleNode` 1;
     /// with `External` 1 to 5. Default: 1.
-    #[schemars(range(min = 0, max = 5), extend("x-kubernetes-validations" = rules::replicas()))]
+    #[schemars(range(min = 0, max = 9), extend("x-kubernetes-validations" = rules::replicas()))]
     pub replicas: i32,
     /// kube-apiserver.
     pub api_server: ApiServer,

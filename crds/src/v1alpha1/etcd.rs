@@ -13,7 +13,7 @@ pub struct Etcd {
     /// Members, e.g. 3: an odd number up to 5, with topology `External` only; with the other topologies each control-plane replica has
     /// one. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 5), extend("x-kubernetes-validations" = rules::etcd_replicas()))]
+    #[schemars(range(min = 1, max = 9), extend("x-kubernetes-validations" = rules::etcd_replicas()))]
     pub replicas: Option<i32>,
     /// An existing etcd to use instead of one that Nestling runs. Not supported yet.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -329,12 +329,18 @@ pub(super) fn network() -> Vec<Rule> {
 
 /// Replicas of each part.
 pub(super) fn replicas() -> Vec<Rule> {
-    vec![forbidden("self >= 1", "must be at least 1; use spec.hibernate to stop the control plane")]
+    vec![
+        forbidden("self >= 1", "must be at least 1; use spec.hibernate to stop the control plane"),
+        forbidden("self <= 5", "must be at most 5"),
+    ]
 }
 
 /// Members.
 pub(super) fn etcd_replicas() -> Vec<Rule> {
-    vec![forbidden("self % 2 == 1", "must be odd: an even number of members survives no more failures than one less")]
+    vec![
+        forbidden("self % 2 == 1", "must be odd: an even number of members survives no more failures than one less"),
+        forbidden("self <= 5", "must be at most 5: each write waits for most of the members"),
+    ]
 }
 
 /// An etcd that the user brings.

@@ -20,7 +20,7 @@ const CAUGHT_UP: u64 = 1000;
 /// `--max-learners`
 const MAX_LEARNERS: usize = 2;
 /// How long a member has not answered when its data counts as lost. Its storage is another one than it began in:
-const REPLACED: Duration = Duration::from_secs(5);
+const REPLACED: Duration = Duration::from_secs(1);
 /// There is no storage, or not yet again:
 const GONE: Duration = Duration::from_secs(30);
 /// Its storage is there, but in memory, which a restart of the node empties although the pod stays; or it is a learner, which is soon
@@ -61,7 +61,7 @@ pub(crate) struct Place {
 }
 
 /// Whose data is in storage, by its annotation. It is written before a member may begin there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Holds {
     Nothing,
     /// One that etcd is to form with, if it has begun.
