@@ -261,14 +261,14 @@ impl World {
             Event::CatchUp => self.behind.clear(),
             Event::Template => self.template += 1,
             Event::Wanted(wanted) => self.wanted = wanted,
-            fault => self.fail(&fault),
+            fault => self.fail(fault),
         }
     }
 
     /// Something fails, unless more has failed than etcd survives.
-    fn fail(&mut self, fault: &Event) {
+    fn fail(&mut self, fault: Event) {
         let before = self.clone();
-        match *fault {
+        match fault {
             Event::Crash(ordinal) => drop(self.pods.get_mut(&ordinal).map(|pod| pod.up = false)),
             Event::LosePod(ordinal) => self.remove_pod(ordinal),
             Event::LoseStorage(ordinal) => {
@@ -468,7 +468,7 @@ fn with_data_in_memory_a_pod_is_replaced_by_a_new_member() {
 #[test]
 fn a_member_whose_volume_was_replaced_is_replaced_too() {
     let mut world = World::new(3, false);
-    world.fail(&Event::LoseStorage(0));
+    world.fail(Event::LoseStorage(0));
     assert_eq!(steps(&mut world), [Step::Remove(0), Step::Add(0), Step::Promote(0)]);
 }
 
@@ -478,14 +478,14 @@ fn a_founder_that_never_came_may_still_come_or_is_replaced() {
     assert_eq!(steps(&mut world), []);
     let mut world = World::formed(3, 2, false);
     // Its pod was evicted, and the next one has no ticket.
-    world.fail(&Event::LosePod(2));
+    world.fail(Event::LosePod(2));
     assert_eq!(steps(&mut world), [Step::Remove(2), Step::Discard(2), Step::Add(2), Step::Promote(2)]);
 }
 
 #[test]
 fn a_member_that_is_down_and_has_its_data_is_waited_for() {
     let mut world = World::new(3, false);
-    world.fail(&Event::Crash(1));
+    world.fail(Event::Crash(1));
     for _ in 0..1000 {
         world.time_passes();
     }
@@ -498,7 +498,7 @@ fn a_member_that_is_down_and_has_its_data_is_waited_for() {
 #[test]
 fn nothing_is_done_that_would_leave_no_quorum() {
     let mut world = World::new(3, true);
-    world.fail(&Event::LosePod(2));
+    world.fail(Event::LosePod(2));
     world.apply_slots();
     world.pods.get_mut(&1).unwrap().up = false;
     for _ in 0..100 {
