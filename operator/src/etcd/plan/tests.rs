@@ -404,9 +404,7 @@ fn explore(begin: World) -> usize {
 fn every_order_of_two_failures_keeps_the_quorum() {
     for in_memory in [false, true] {
         let mut worlds = vec![World::formed(3, 3, in_memory), World::formed(3, 2, in_memory)];
-        worlds.extend(
-            [(1, 3), (3, 1), (5, 5), (3, 5), (5, 3)].map(|(from, to)| World { wanted: to, ..World::formed(from, from, in_memory) }),
-        );
+        worlds.extend([(1, 3), (3, 1), (5, 5), (5, 3)].map(|(from, to)| World { wanted: to, ..World::formed(from, from, in_memory) }));
         worlds.push(World { template: 1, ..World::formed(3, 3, in_memory) });
         for world in worlds {
             let (wanted, members) = (world.wanted, world.list.len());
