@@ -1,14 +1,22 @@
 //! Clients of apiservers: only the holder of the lease writes, and every call has a deadline.
 
 use http::{Method, Request};
-use kube::client::ClientBuilder;
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use kube::client::{ClientBuilder, ConfigExt as _};
 use kube::{Client, Config};
 use nestling_runtime::kube::DEADLINE;
 use nestling_runtime::lease::Leadership;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower::{BoxError, Layer, Service};
+use std::time::Duration;
+use tower::{BoxError, Layer, Service, ServiceBuilder};
+
+/// Pause between pings on a connection of its own.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -41,6 +49,26 @@ impl WriteGuard {
     /// A client of `config` behind this guard.
     pub(crate) fn client(&self, config: Config) -> Result<Client, kube::Error> {
         Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
+    }
+
+    /// The same over one connection for all calls and watches: over HTTP/1.1, which is all that kube's own client speaks, each watch
+    /// holds one, and its buffers. For `https` and a client certificate.
+    pub(crate) fn client_of_one_connection(&self, config: &Config) -> Result<Client, kube::Error> {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(config.connect_timeout);
+        let tls = HttpsConnectorBuilder::new().with_tls_config(config.rustls_client_config()?).https_only();
+        let pool = Pool::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .http2_only(true)
+            // A connection whose other end is gone is noticed by nobody else.
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_keep_alive_timeout(DEADLINE)
+            .http2_keep_alive_while_idle(true)
+            .build(tls.enable_http2().wrap_connector(tcp));
+        let service = ServiceBuilder::new().layer(config.base_uri_layer()).service(pool);
+        Ok(ClientBuilder::new(service, &config.default_namespace).with_layer(self).build())
     }
 }
 

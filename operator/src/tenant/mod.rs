@@ -119,5 +119,5 @@ fn client(target: &Target<'_>, identity: &pki::Identity, guard: &WriteGuard) -> 
     config.default_retry = false;
     config.auth_info.client_certificate_data = Some(BASE64_STANDARD.encode(&identity.certificate));
     config.auth_info.client_key_data = Some(BASE64_STANDARD.encode(&identity.key).into());
-    guard.client(config).map_err(ConnectError::Client)
+    guard.client_of_one_connection(&config).map_err(ConnectError::Client)
 }
