@@ -202,13 +202,14 @@ impl Keeper {
             by_ordinal.insert(ordinal, member);
         }
         self.publish(&by_ordinal);
-        let facts = self.facts(&by_ordinal, &etcd.progress().await);
+        let list = initial_cluster(&self.target, &by_ordinal.keys().copied().collect::<Vec<_>>());
+        let facts = self.facts(&by_ordinal, &list, &etcd.progress().await);
         let step = next(&facts);
         if !matches!(step, Step::Done | Step::Wait(_)) {
             if !self.guard.allows() {
                 return Ok(Step::Wait("this replica of the operator does not hold the lease".into()));
             }
-            self.take(&step, &by_ordinal, &facts, &etcd).await?;
+            self.take(&step, &list, &facts, &etcd).await?;
         }
         Ok(step)
     }
@@ -231,10 +232,10 @@ impl Keeper {
         }
     }
 
-    fn facts(&mut self, members: &BTreeMap<i32, Listed>, progress: &[Progress]) -> Facts {
+    /// `list` is the value of `--initial-cluster` with these members.
+    fn facts(&mut self, members: &BTreeMap<i32, Listed>, list: &str, progress: &[Progress]) -> Facts {
         let of = |id| progress.iter().find(|progress| progress.id == id);
         self.silent.retain(|id, _| members.values().any(|member| member.id == *id) && of(*id).is_none());
-        let list = initial_cluster(&self.target, &members.keys().copied().collect::<Vec<_>>());
         let mut fact = |member: &Listed| {
             let applied = of(member.id).map(|progress| progress.applied);
             let silent = match applied {
@@ -248,13 +249,13 @@ impl Keeper {
             wanted: *wanted,
             in_memory: places.in_memory,
             members: members.iter().map(|(ordinal, member)| (*ordinal, fact(member))).collect(),
-            places: Places::ordinals().map(|ordinal| (ordinal, places.place(ordinal, template, &list, &self.state.stores))).collect(),
+            places: Places::ordinals().map(|ordinal| (ordinal, places.place(ordinal, template, list, &self.state.stores))).collect(),
             leader: progress.iter().map(|progress| progress.leader).find(|leader| *leader != 0).unwrap_or(0),
             committed: progress.iter().map(|progress| progress.committed).max().unwrap_or(0),
         }
     }
 
-    async fn take(&self, step: &Step, members: &BTreeMap<i32, Listed>, facts: &Facts, etcd: &EtcdClient) -> Result<(), StepError> {
+    async fn take(&self, step: &Step, list: &str, facts: &Facts, etcd: &EtcdClient) -> Result<(), StepError> {
         let places = &self.target.places;
         let member = |ordinal: &i32| names::member(&places.set, *ordinal);
         let id = |ordinal: &i32| facts.members.get(ordinal).map_or(0, |member| member.id);
@@ -269,7 +270,6 @@ impl Keeper {
                 take_ticket(&self.target, *ordinal, &id, &self.host, &self.state).await.map_err(failed(ordinal))?;
             }
             Step::GiveTicket(ordinal) => {
-                let list = initial_cluster(&self.target, &members.keys().copied().collect::<Vec<_>>());
                 let Some(pod) = places.pod(*ordinal, &self.state.stores) else { return Ok(()) };
                 note(&self.target, *ordinal, &format!("{:x}", id(ordinal)), &self.host, &self.state).await.map_err(failed(ordinal))?;
                 let given = annotate::<Pod>(&self.host, &places.namespace, &pod.metadata, names::INITIAL_CLUSTER, list.into()).await;

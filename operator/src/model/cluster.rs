@@ -153,6 +153,9 @@ pub struct CloudControllerManagerSettings {
     pub resources: Option<ResourceRequirements>,
 }
 
+/// `--max-wals`, for which [`EtcdSettings::quota_bytes`] leaves room.
+pub(crate) const WAL_FILES: u64 = 2;
+
 #[derive(Clone, Debug)]
 pub struct EtcdSettings {
     pub extra_args: Vec<Flag>,
@@ -161,8 +164,6 @@ pub struct EtcdSettings {
     pub storage: Storage,
     /// `--quota-backend-bytes`
     pub quota_bytes: u64,
-    /// `--max-wals`, for which the quota leaves room.
-    pub wal_files: u64,
 }
 
 /// A user's flag of a program, by the name that the program knows it by ([`nestling_crds::managed_flags::normal`]).

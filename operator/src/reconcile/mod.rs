@@ -109,8 +109,9 @@ async fn steps(subject: &Subject, ctx: &Context) -> Result<Progress, Error> {
     let cluster = cluster.inspect_err(|_| ctx.state.keep_version(&subject.id.uid))?;
     status::claim(subject, &cluster, ctx).await?;
     let host = Box::pin(apply::apply(&cluster, &reads, ctx)).await?;
-    let is_lost = dereference::places(subject).is_lost(cluster.membership, &ctx.stores);
-    let target = apply::members(&cluster, &host, dereference::places(subject));
+    let places = dereference::places(subject);
+    let is_lost = places.is_lost(cluster.membership, &ctx.stores);
+    let target = apply::members(&cluster, &host, places);
     let (inside, failure) = if cluster.hibernate {
         etcd::keep::stop(&subject.id.uid, &ctx.state);
         ctx.state.disconnect(&subject.id.uid);

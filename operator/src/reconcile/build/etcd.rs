@@ -1,6 +1,6 @@
 //! The container of an etcd member.
 
-use crate::model::{CERTIFICATES, Storage, ValidatedCluster, keys, names};
+use crate::model::{CERTIFICATES, Storage, ValidatedCluster, WAL_FILES, keys, names};
 use crate::pki::PkiSecrets;
 use crate::reconcile::build::container::{Flags, Http, field_env, file, go_env, port, resources};
 use crate::reconcile::build::mounts;
@@ -56,7 +56,7 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
         // As kubeadm: kube-apiserver serves consistent lists from its cache once it hears how far etcd is.
         ("watch-progress-notify-interval", "5s".to_owned()),
     ]);
-    for (name, value) in presets(cluster) {
+    for (name, value) in presets() {
         flags.set(name, value);
     }
     flags.with(&cluster.etcd.extra_args)
@@ -66,12 +66,8 @@ pub(super) fn flags(cluster: &ValidatedCluster) -> Flags {
 ///
 /// What is kept of the log for members that lag behind lies in memory. One that lags further gets a snapshot, which is small in a
 /// tenant; and the same for one member as for several, so that none starts anew when others join.
-pub(super) fn presets(cluster: &ValidatedCluster) -> [(&'static str, String); 3] {
-    [
-        ("max-wals", cluster.etcd.wal_files.to_string()),
-        ("snapshot-catchup-entries", "1000".to_owned()),
-        ("snapshot-count", "2000".to_owned()),
-    ]
+pub(super) fn presets() -> [(&'static str, String); 3] {
+    [("max-wals", WAL_FILES.to_string()), ("snapshot-catchup-entries", "1000".to_owned()), ("snapshot-count", "2000".to_owned())]
 }
 
 /// Without the data. Data in memory counts as the pod's: a node that did not reserve it would run out of memory when it

@@ -1,6 +1,6 @@
 //! The tenant's etcd.
 
-use crate::model::{EtcdSettings, Storage};
+use crate::model::{EtcdSettings, Storage, WAL_FILES};
 use crate::reconcile::validate::problems::{Problems, checked_resources};
 use crate::reconcile::validate::{control_plane, problems};
 use nestling_crds::v1alpha1::{Etcd, EtcdStorage, StorageMedium};
@@ -10,14 +10,12 @@ use nestling_crds::{managed_flags, quantity};
 const MAX_QUOTA: u64 = 8 << 30;
 /// etcd preallocates a WAL segment of 64 MiB, and another one while it cuts the first.
 const MIN_SIZE: u64 = 256 << 20;
-/// Segments of the WAL that a member keeps ([`EtcdSettings::wal_files`]).
-const WAL_FILES: u64 = 2;
 const WAL_FILE: u64 = 64 << 20;
 
 /// What is left of the storage beside the WAL and the segment that is preallocated next holds the database and, while that is
 /// defragmented, a copy of it, with a little to spare. At most a third of all.
-fn quota(bytes: u64, wal_files: u64) -> u64 {
-    let wal = (wal_files + 1) * WAL_FILE;
+fn quota(bytes: u64) -> u64 {
+    let wal = (WAL_FILES + 1) * WAL_FILE;
     (bytes / 3).min(bytes.saturating_sub(wal) / 9 * 4).min(MAX_QUOTA)
 }
 
@@ -26,14 +24,7 @@ pub(super) fn settings(etcd: &Etcd, problems: &mut Problems) -> Option<EtcdSetti
     let args = problems::extra_args("spec.etcd.extraArgs", extra_args, managed_flags::ETCD, problems);
     let resources = checked_resources("spec.etcd.resources", resources.as_ref(), problems);
     let (storage, bytes) = self::storage(storage, problems)?;
-    Some(EtcdSettings {
-        extra_args: args,
-        resources,
-        placement: control_plane::placement(placement),
-        storage,
-        quota_bytes: quota(bytes, WAL_FILES),
-        wal_files: WAL_FILES,
-    })
+    Some(EtcdSettings { extra_args: args, resources, placement: control_plane::placement(placement), storage, quota_bytes: quota(bytes) })
 }
 
 /// Where the data lives, and its size in bytes.

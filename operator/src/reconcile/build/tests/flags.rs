@@ -18,7 +18,7 @@ fn ours_are_managed(#[case] topology: &str) {
         for arg in args {
             let flag = arg.trim_start_matches("--").split('=').next().unwrap().to_owned();
             let manager = controllers::controller_manager_presets(&cluster);
-            let mut presets = manager.iter().map(|(preset, _)| *preset).chain(etcd::presets(&cluster).map(|(preset, _)| preset));
+            let mut presets = manager.iter().map(|(preset, _)| *preset).chain(etcd::presets().map(|(preset, _)| preset));
             if presets.any(|preset| preset == flag) {
                 continue;
             }
